@@ -156,25 +156,25 @@ impl Status {
         }
     }
 
-    /// The status that these two numbers of the wire mean, if any.
+    /// The status that these two numbers of the wire mean, if any. Where a status has no detail, it must be 0.
     pub const fn from_raw(status: u16, detail: u16) -> Option<Status> {
-        Some(match status {
-            0 => Status::Ok,
-            0x101 => Status::BadArgument(Argument(detail)),
-            0x102 => Status::TooBig,
-            0x103 => Status::TooManyKeys,
-            0x104 => Status::NoSuchOperation,
-            0x105 => Status::Denied(Argument(detail)),
-            0x106 => Status::NoKey(Argument(detail)),
-            0x107 => Status::TooDeep,
-            0x202 => Status::NotReady,
-            0x203 => Status::NotFound,
-            0x302 => Status::WouldBlock,
-            0x301 => match Quota::from_raw(detail) {
+        Some(match (status, detail) {
+            (0, 0) => Status::Ok,
+            (0x101, _) => Status::BadArgument(Argument(detail)),
+            (0x102, 0) => Status::TooBig,
+            (0x103, 0) => Status::TooManyKeys,
+            (0x104, 0) => Status::NoSuchOperation,
+            (0x105, _) => Status::Denied(Argument(detail)),
+            (0x106, _) => Status::NoKey(Argument(detail)),
+            (0x107, 0) => Status::TooDeep,
+            (0x202, 0) => Status::NotReady,
+            (0x203, 0) => Status::NotFound,
+            (0x302, 0) => Status::WouldBlock,
+            (0x301, _) => match Quota::from_raw(detail) {
                 Some(quota) => Status::Quota(quota),
                 None => return None,
             },
-            0x201 | 0x401 | 0x501 => match (status, Reason::from_raw(detail)) {
+            (0x201 | 0x401 | 0x501, _) => match (status, Reason::from_raw(detail)) {
                 (0x201, Some(reason)) => Status::Broken(reason),
                 (0x401, Some(reason)) => Status::Unknown(reason),
                 (_, Some(reason)) => Status::NotDelivered(reason),

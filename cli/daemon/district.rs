@@ -1,0 +1,120 @@
+//! A district as the daemon keeps it, between its lives and in one.
+
+use std::sync::Arc;
+
+use district_broker::DistrictId;
+use district_broker::supervisor::Supervisor;
+use district_devices::{Backend, Channel, Window};
+use district_vmm::control::DaemonEnd;
+use district_vmm::report::Ended;
+
+use super::logs::Log;
+use super::process::Process;
+use super::store::Record;
+use crate::api::command::Reply;
+use crate::api::info::{DistrictInfo, End, State};
+use crate::api::name::Name;
+
+/// A district of the catalogue.
+pub struct District {
+    pub name: Name,
+    pub id: DistrictId,
+    pub record: Record,
+    pub state: State,
+    /// Of the present or last life; 0: none yet.
+    pub epoch: u64,
+    pub supervisor: Supervisor,
+    pub life: Option<Life>,
+    pub last_end: Option<End>,
+    /// Restarts that nobody asked for, since somebody last asked for a start.
+    pub restarts: u64,
+    pub log: Option<Log>,
+    /// Who waits for the end of the present life.
+    pub waiting: Vec<Waiting>,
+}
+
+/// What somebody wants when a life has ended.
+pub enum Waiting {
+    /// To know it.
+    Stopped(Reply<DistrictInfo>),
+    /// A new life.
+    Restart(Reply<DistrictInfo>),
+}
+
+/// One life of a district: a vmm process and a conversation with it.
+pub struct Life {
+    /// Names this life in the event queue; never used again.
+    pub number: u64,
+    pub process: Process,
+    pub control: DaemonEnd,
+    /// When it began, in the event loop's time.
+    pub began: u64,
+    /// None until the vmm process of an earlier daemon has passed it on.
+    pub window: Option<Arc<Window>>,
+    pub session: Session,
+    /// What the vmm process said about its end.
+    pub report: Option<Ended>,
+    /// Why the daemon ended it, if it did so without being asked.
+    pub killed: Option<String>,
+    /// Sessions that were begun, and when the present one was: a guest that resets its device in a loop has to wait.
+    pub sessions: u32,
+    pub session_began: u64,
+}
+
+/// The channel between a life and the broker.
+pub enum Session {
+    /// None now.
+    Closed,
+    /// The guest has not set its queues up yet.
+    Offered(Backend),
+    /// In use.
+    Open {
+        /// Watches over the connection with the vmm process; ending it ends the session.
+        backend: Backend,
+        /// The queues.
+        channel: Box<Channel>,
+    },
+}
+
+impl Session {
+    pub fn channel(&mut self) -> Option<&mut Channel> {
+        match self {
+            Session::Open { channel, .. } => Some(channel),
+            Session::Closed | Session::Offered(_) => None,
+        }
+    }
+}
+
+impl District {
+    /// A district that is not running.
+    pub fn new(name: Name, record: Record, epoch: u64) -> District {
+        District {
+            name,
+            id: DistrictId(record.id),
+            state: State::Stopped,
+            epoch,
+            supervisor: Supervisor::new(super::lives::policy(&record.spec.restart)),
+            life: None,
+            last_end: None,
+            restarts: 0,
+            log: None,
+            waiting: Vec::new(),
+            record,
+        }
+    }
+
+    /// What is told about it. `now` is the event loop's time.
+    pub fn info(&self, now: u64) -> DistrictInfo {
+        DistrictInfo {
+            name: self.name.clone(),
+            id: self.id.to_string(),
+            state: self.state,
+            epoch: self.epoch,
+            pid: self.life.as_ref().map(|life| life.process.pid()),
+            restarts: self.restarts,
+            uptime_ms: self.life.as_ref().map(|life| now.saturating_sub(life.began) / 1_000_000),
+            memory: self.record.spec.memory,
+            last_end: self.last_end.clone(),
+        }
+    }
+}

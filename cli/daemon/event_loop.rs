@@ -1,0 +1,266 @@
+//! The event loop: all of a daemon's state, and what it does when something is ready. One thread; nothing in it waits
+//! for anybody but the disk.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::ops::{Index, IndexMut};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use district_broker::{Core, DistrictId, Effect};
+use district_devices::Channel;
+use district_vmm::cpuid::Cpuid;
+
+use super::clock::Clock;
+use super::district::District;
+use super::store::Store;
+use super::traffic::Pending;
+use super::watched::{Due, Ready, Timers, Watched};
+use crate::api::command::{Leave, Reply};
+use crate::api::event::Event;
+use crate::api::feed::Feed;
+use crate::api::mailbox::Inbox;
+use crate::api::name::Name;
+use crate::state_dir::StateDir;
+
+/// What the event loop is given.
+pub struct Host {
+    pub directory: StateDir,
+    /// The program that is started as a vmm process.
+    pub program: PathBuf,
+    /// Whether vmm processes end with this one.
+    pub tied: bool,
+    pub kvm: File,
+    pub cpuid: Cpuid,
+    pub store: Store,
+    pub inbox: Inbox,
+}
+
+/// The districts of the catalogue. A slot is not used again while the daemon runs.
+#[derive(Default)]
+pub struct Slots {
+    slots: Vec<Option<District>>,
+}
+
+impl Slots {
+    /// All districts, with their slots.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &District)> {
+        self.slots.iter().enumerate().filter_map(|(slot, district)| Some((slot, district.as_ref()?)))
+    }
+
+    /// Whether there is a district in this slot.
+    pub fn contains(&self, slot: usize) -> bool {
+        self.slots.get(slot).is_some_and(Option::is_some)
+    }
+
+    fn numbers(&self) -> Vec<usize> {
+        self.iter().map(|(slot, _)| slot).collect()
+    }
+}
+
+// A slot number comes from the maps of the event loop, which forget it before the slot is emptied.
+#[allow(clippy::expect_used)]
+impl Index<usize> for Slots {
+    type Output = District;
+
+    fn index(&self, slot: usize) -> &District {
+        self.slots[slot].as_ref().expect("a slot in use")
+    }
+}
+
+#[allow(clippy::expect_used)]
+impl IndexMut<usize> for Slots {
+    fn index_mut(&mut self, slot: usize) -> &mut District {
+        self.slots[slot].as_mut().expect("a slot in use")
+    }
+}
+
+/// A running daemon's state.
+pub struct EventLoop {
+    pub directory: StateDir,
+    pub program: PathBuf,
+    pub tied: bool,
+    pub kvm: File,
+    pub cpuid: Cpuid,
+    pub store: Store,
+    pub inbox: Inbox,
+    pub clock: Clock,
+    /// The time at which the present round began.
+    pub now: u64,
+    pub core: Core,
+    pub effects: Vec<Effect>,
+    pub watched: Watched,
+    pub timers: Timers,
+    pub slots: Slots,
+    pub names: HashMap<Name, usize>,
+    pub ids: HashMap<DistrictId, usize>,
+    /// Life number -> slot.
+    pub lives: HashMap<u64, usize>,
+    pub life_count: u64,
+    pub sending: Pending,
+    pub receiving: Pending,
+    pub touched: Pending,
+    pub feeds: Vec<Feed>,
+    /// Set when the daemon is to end.
+    pub ending: Option<(Leave, Vec<Reply<()>>)>,
+}
+
+impl EventLoop {
+    /// Takes in the catalogue and finds the vmm processes that an earlier daemon has left.
+    pub fn new(host: Host) -> Result<EventLoop> {
+        let Host { directory, program, tied, kvm, cpuid, store, inbox } = host;
+        let clock = Clock::new();
+        let watched = Watched::new().context("no epoll can be had")?;
+        watched.add(inbox.as_raw_fd(), Ready::Inbox)?;
+        super::process::make_directory(directory.path())
+            .with_context(|| format!("{}: cannot be made", directory.path().join("run").display()))?;
+        let mut event_loop = EventLoop {
+            now: clock.now(),
+            clock,
+            directory,
+            program,
+            tied,
+            kvm,
+            cpuid,
+            store,
+            inbox,
+            core: Core::new(),
+            effects: Vec::new(),
+            watched,
+            timers: Timers::default(),
+            slots: Slots::default(),
+            names: HashMap::new(),
+            ids: HashMap::new(),
+            lives: HashMap::new(),
+            life_count: 0,
+            sending: Pending::default(),
+            receiving: Pending::default(),
+            touched: Pending::default(),
+            feeds: Vec::new(),
+            ending: None,
+        };
+        event_loop.take_in_catalogue()?;
+        Ok(event_loop)
+    }
+
+    fn take_in_catalogue(&mut self) -> Result<()> {
+        for binding in self.store.bindings()? {
+            self.core.restore_binding(binding);
+        }
+        for (name, record) in self.store.districts()? {
+            let name = Name::new(&name).map_err(|wrong| anyhow::anyhow!("the catalogue is damaged: {}", wrong.what))?;
+            let epoch = self.store.epoch(&record.id)?;
+            self.add_district(District::new(name, record, epoch));
+        }
+        for slot in self.slots.numbers() {
+            self.adopt(slot);
+        }
+        Ok(())
+    }
+
+    /// Adds a district to the catalogue in memory.
+    pub fn add_district(&mut self, district: District) -> usize {
+        let slot = self.slots.slots.len();
+        self.names.insert(district.name.clone(), slot);
+        self.ids.insert(district.id, slot);
+        self.slots.slots.push(Some(district));
+        slot
+    }
+
+    /// Forgets a district that has no life.
+    pub fn drop_district(&mut self, slot: usize) {
+        if let Some(district) = self.slots.slots[slot].take() {
+            self.names.remove(&district.name);
+            self.ids.remove(&district.id);
+        }
+    }
+
+    /// Runs until a command ends it.
+    pub fn run(mut self) -> Result<()> {
+        loop {
+            let busy = self.turn();
+            let timeout = if busy { Some(0) } else { self.timeout() };
+            let ready = self.watched.wait(timeout).context("waiting for events failed")?;
+            self.now = self.clock.now();
+            for ready in ready {
+                self.dispatch(ready);
+            }
+            self.core.expire(self.now);
+            self.carry_out();
+            while let Some(due) = self.timers.pop(self.now) {
+                self.due(due);
+            }
+            if self.is_over() {
+                // Dropping the replies before this would say that the daemon ends before it has.
+                for reply in self.ending.take().map(|(_, replies)| replies).unwrap_or_default() {
+                    reply.send(Ok(()));
+                }
+                return Ok(());
+            }
+        }
+    }
+
+    fn timeout(&self) -> Option<u64> {
+        let next = [self.timers.next(), self.core.next_deadline()].into_iter().flatten().min()?;
+        Some(next.saturating_sub(self.clock.now()))
+    }
+
+    fn dispatch(&mut self, ready: Ready) {
+        match ready {
+            Ready::Inbox => {
+                let commands: Vec<_> = self.inbox.take().collect();
+                for command in commands {
+                    self.command(command);
+                }
+            }
+            Ready::Control(life) => self.control_ready(life),
+            Ready::Process(life) => self.process_ended(life),
+            Ready::Backend(life) => self.backend_ready(life),
+            Ready::Kick(life) => self.kicked(life),
+        }
+    }
+
+    fn due(&mut self, due: Due) {
+        match due {
+            Due::Restart(slot) => self.restart_due(slot),
+            Due::Overdue(life) => self.overdue(life),
+            Due::Session(life) => self.session_due(life),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match &self.ending {
+            None => false,
+            Some((Leave::Running, _)) => true,
+            Some((Leave::Stopped, _)) => self.lives.is_empty(),
+        }
+    }
+
+    /// The slot of a district that the core speaks of.
+    pub fn slot_of(&self, district: DistrictId) -> Option<usize> {
+        self.ids.get(&district).copied()
+    }
+
+    /// The slot of the district that is in this life.
+    pub fn slot_of_life(&self, number: u64) -> Option<usize> {
+        self.lives.get(&number).copied()
+    }
+
+    /// The identity behind a name.
+    pub fn id_of(&self, name: &Name) -> Option<DistrictId> {
+        self.names.get(name).map(|slot| self.slots[*slot].id)
+    }
+
+    /// Tells everybody who wants to know.
+    pub fn publish(&mut self, event: &Event) {
+        self.feeds.retain(|feed| feed.offer(event));
+    }
+}
+
+impl District {
+    /// Its queues, while it has a session in use.
+    pub fn channel(&mut self) -> Option<&mut Channel> {
+        self.life.as_mut()?.session.channel()
+    }
+}

@@ -1,0 +1,415 @@
+//! The lives of districts: how one begins, what is heard of it, how it ends, and whether another one follows.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use district_broker::supervisor::{self, Action, Ending, RestartPolicy, RestartWhen};
+use district_devices::Window;
+use district_protocol::ABI_VERSION;
+use district_protocol::boot::StartReason;
+use district_protocol::status::Reason;
+use district_vmm::control::{self, DaemonEnd, FromVmm};
+use district_vmm::report::Ended;
+use std::sync::Arc;
+
+use super::district::{District, Life, Session};
+use super::event_loop::EventLoop;
+use super::logs::{self, Log};
+use super::process::{self, Process};
+use super::store::Reserved;
+use super::watched::{Due, Ready};
+use crate::api::event::{Event, EventKind, now_ms};
+use crate::api::info::{End, State};
+use crate::api::spec::{Policy, Restart};
+
+/// A vmm process that has not begun to run its program after so long does not work: nanoseconds.
+const START_TIME: u64 = 30_000_000_000;
+/// A vmm process that was told to stop and has not after so long is killed: nanoseconds.
+const STOP_TIME: u64 = 1_000_000_000;
+
+/// The supervisor's policy for what a manifest says.
+pub fn policy(restart: &Restart) -> RestartPolicy {
+    let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    RestartPolicy {
+        when: match restart.policy {
+            Policy::Always => RestartWhen::Always,
+            Policy::OnFailure => RestartWhen::OnFailure,
+            Policy::Never => RestartWhen::Never,
+        },
+        backoff: nanoseconds(restart.backoff),
+        backoff_max: nanoseconds(restart.backoff_max),
+        backoff_factor: 2,
+        stable_after: nanoseconds(restart.within),
+        intensity: restart.intensity,
+        period: nanoseconds(restart.within),
+    }
+}
+
+impl EventLoop {
+    /// Starts a district because somebody asked for it. It has no life.
+    pub fn start_requested(&mut self, slot: usize) -> Result<()> {
+        self.slots[slot].restarts = 0;
+        self.slots[slot].supervisor.start_requested(self.now);
+        self.start(slot, StartReason::Cold)
+    }
+
+    /// Its wait is over, unless somebody has stopped or started it meanwhile.
+    pub fn restart_due(&mut self, slot: usize) {
+        if !self.slots.contains(slot) {
+            return;
+        }
+        let district = &mut self.slots[slot];
+        match district.supervisor.state() {
+            supervisor::State::Waiting { until } if until <= self.now && district.life.is_none() => {}
+            _ => return,
+        }
+        district.restarts += 1;
+        // What went wrong has become an event; there is nobody else to tell.
+        let _ = self.start(slot, StartReason::Crash);
+    }
+
+    /// Begins a life. If it cannot, the district has ended once more, as the supervisor sees it.
+    fn start(&mut self, slot: usize, reason: StartReason) -> Result<()> {
+        self.slots[slot].supervisor.starting();
+        let started = self.try_start(slot, reason);
+        if let Err(error) = &started {
+            self.kill(slot, format!("it cannot be started: {error:#}"));
+            if self.slots[slot].life.is_none() {
+                self.life_over(slot, Ending::Killed, EventKind::Lost, None, format!("it cannot be started: {error:#}"));
+            }
+        }
+        started
+    }
+
+    fn try_start(&mut self, slot: usize, reason: StartReason) -> Result<()> {
+        let directory = self.directory.path().to_owned();
+        let district = &mut self.slots[slot];
+        district.record.wanted = true;
+        if district.log.is_none() {
+            district.log = Some(Log::open(&directory, &district.name).context("its log cannot be opened")?);
+        }
+        let image = &district.record.spec.image;
+        let image = File::open(image).with_context(|| format!("image {}", image.display()))?;
+        // First of all the process: it gets ready while the epoch goes to disk.
+        let (process, control) = Process::start(&self.program, &directory, district.id, self.tied)
+            .with_context(|| format!("its vmm process, {}", self.program.display()))?;
+        self.enter(slot, process, control)?;
+        let district = &mut self.slots[slot];
+        let reserved = self.store.begin_life(district.name.as_str(), &district.record)?;
+        district.epoch = reserved.epoch;
+        let window = super::sessions::new_window(district.record.spec.window)?;
+        let start = start_message(district, reason, &reserved, &self.cpuid);
+        let life = district.life.as_mut().context("it has no vmm process")?;
+        life.control.start(start, self.kvm.as_fd(), image.as_fd(), window.memfd())?;
+        life.window = Some(window);
+        self.begin_session(slot, reserved)
+    }
+
+    /// Makes the process a life of the district, and watches it.
+    fn enter(&mut self, slot: usize, process: Process, control: DaemonEnd) -> Result<()> {
+        self.life_count += 1;
+        let number = self.life_count;
+        let watched = [
+            (control.as_fd().as_raw_fd(), Ready::Control(number)),
+            (process.as_fd().as_raw_fd(), Ready::Process(number)),
+        ];
+        let district = &mut self.slots[slot];
+        district.state = State::Starting;
+        district.life = Some(Life {
+            number,
+            process,
+            control,
+            began: self.now,
+            window: None,
+            session: Session::Closed,
+            report: None,
+            killed: None,
+            sessions: 0,
+            session_began: self.now,
+        });
+        self.lives.insert(number, slot);
+        self.timers.add(self.now + START_TIME, Due::Overdue(number));
+        for (fd, ready) in watched {
+            self.watched.add(fd, ready).context("its vmm process cannot be watched")?;
+        }
+        Ok(())
+    }
+
+    /// Takes over the vmm process that an earlier daemon has left, or starts the district again if there should be one.
+    pub fn adopt(&mut self, slot: usize) {
+        let found = Process::find(self.directory.path(), self.slots[slot].id);
+        let entered = match found {
+            Ok(Some((process, control))) => {
+                self.slots[slot].supervisor.starting();
+                self.enter(slot, process, control)
+            }
+            Ok(None) => {
+                process::forget_socket(self.directory.path(), self.slots[slot].id);
+                return self.start_if_wanted(slot);
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = entered {
+            log::error!("district {}: its vmm process cannot be taken over: {error:#}", self.slots[slot].name);
+            self.kill(slot, format!("it cannot be taken over: {error:#}"));
+        }
+    }
+
+    fn start_if_wanted(&mut self, slot: usize) {
+        let record = &self.slots[slot].record;
+        if !record.wanted || self.tied {
+            return;
+        }
+        if record.spec.restart.policy == Policy::Never {
+            let text = "it ended while no daemon was there".to_owned();
+            self.slots[slot].supervisor.starting();
+            return self.life_over(slot, Ending::Killed, EventKind::Lost, None, text);
+        }
+        // What went wrong has become an event.
+        let _ = self.start_requested(slot);
+    }
+
+    /// The vmm process says something, or has closed the connection.
+    pub fn control_ready(&mut self, number: u64) {
+        while let Some(slot) = self.slot_of_life(number) {
+            let Some(life) = &self.slots[slot].life else { return };
+            match life.control.receive() {
+                Ok(Some((message, window))) => self.heard(slot, message, window),
+                Ok(None) => return,
+                Err(control::ControlError::Closed) => {
+                    // Its end is heard of next; until then there is nothing to wait for here.
+                    self.watched.remove(life.control.as_fd().as_raw_fd());
+                    return life.process.kill();
+                }
+                Err(error) => return self.kill(slot, format!("its vmm process breaks the rules: {error}")),
+            }
+        }
+    }
+
+    fn heard(&mut self, slot: usize, message: FromVmm, window: Option<std::os::fd::OwnedFd>) {
+        match message {
+            FromVmm::Hello { state: control::State::Waiting, .. } => {
+                // One that an earlier daemon started and did not live to tell what to do.
+                if self.slots[slot].life.as_ref().is_some_and(|life| life.window.is_none()) {
+                    self.kill(slot, "its vmm process was never told what to do".to_owned());
+                }
+            }
+            FromVmm::Hello { state: control::State::Running { district_id, epoch }, .. } => {
+                if let Err(error) = self.resume(slot, district_id, epoch, window) {
+                    self.kill(slot, format!("it cannot be taken over: {error:#}"));
+                }
+            }
+            FromVmm::Hello { state: control::State::Ended { report, .. }, .. } | FromVmm::Ended(report) => {
+                // At once, not only when the process is gone: others wait for answers of it.
+                self.end_session(slot, Reason::PeerRestart);
+                if let Some(life) = &mut self.slots[slot].life {
+                    life.report = Some(report);
+                    life.process.kill();
+                }
+            }
+            FromVmm::Running => self.running(slot, "started"),
+        }
+    }
+
+    fn running(&mut self, slot: usize, verb: &str) {
+        let district = &mut self.slots[slot];
+        district.supervisor.started(self.now);
+        if district.state == State::Starting {
+            district.state = State::Running;
+        }
+        let text = format!("{verb} (epoch {})", district.epoch);
+        let event = Event::now(EventKind::Started, district.name.clone(), district.epoch, district.state, text);
+        self.publish(&event);
+    }
+
+    /// A district that runs on while the daemon is a new one.
+    fn resume(&mut self, slot: usize, id: [u8; 16], epoch: u64, window: Option<std::os::fd::OwnedFd>) -> Result<()> {
+        let directory = self.directory.path().to_owned();
+        let district = &mut self.slots[slot];
+        anyhow::ensure!(
+            id == district.id.0 && epoch == district.epoch,
+            "its vmm process runs epoch {epoch} of another life; the catalogue knows epoch {}",
+            district.epoch
+        );
+        let size = district.record.spec.window;
+        let life = district.life.as_mut().context("it has no vmm process")?;
+        anyhow::ensure!(life.window.is_none(), "its vmm process says hello twice");
+        life.window = Some(Arc::new(Window::map(window.context("it does not pass on its window")?, size)?));
+        if district.log.is_none() {
+            district.log = Some(Log::open(&directory, &district.name).context("its log cannot be opened")?);
+        }
+        let reserved = self.store.reserve_serials(&id)?;
+        self.begin_session(slot, reserved)?;
+        self.running(slot, "taken over");
+        Ok(())
+    }
+
+    /// Ends a life that cannot go on. That it has ended is heard later.
+    pub fn kill(&mut self, slot: usize, why: String) {
+        if let Some(life) = &mut self.slots[slot].life {
+            life.killed.get_or_insert(why);
+            life.process.kill();
+        }
+        self.end_session(slot, Reason::PeerRestart);
+    }
+
+    /// Ends a district because somebody asked for it.
+    pub fn stop(&mut self, slot: usize) {
+        let district = &mut self.slots[slot];
+        let was_waiting = matches!(district.supervisor.state(), supervisor::State::Waiting { .. });
+        match district.supervisor.stop_requested() {
+            Action::End => {
+                district.state = State::Stopping;
+                let Some(life) = &district.life else { return };
+                self.timers.add(self.now + STOP_TIME, Due::Overdue(life.number));
+                if life.control.stop().is_err() {
+                    life.process.kill();
+                }
+            }
+            _ if was_waiting => {
+                district.state = State::Stopped;
+                self.not_wanted(slot);
+                let district = &self.slots[slot];
+                let event =
+                    Event::now(EventKind::Stopped, district.name.clone(), district.epoch, State::Stopped, "stopped");
+                self.publish(&event);
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends a district with its daemon: the next daemon starts it again, unless this one lives in a command.
+    pub fn stop_for_now(&mut self, slot: usize) {
+        let wanted = self.slots[slot].record.wanted && !self.tied;
+        self.stop(slot);
+        self.slots[slot].record.wanted = wanted;
+        self.save(slot);
+    }
+
+    fn not_wanted(&mut self, slot: usize) {
+        // A daemon that ends has said already what the next one is to do.
+        if self.ending.is_none() && std::mem::take(&mut self.slots[slot].record.wanted) {
+            self.save(slot);
+        }
+    }
+
+    fn save(&mut self, slot: usize) {
+        let district = &self.slots[slot];
+        if let Err(error) = self.store.put_district(district.name.as_str(), &district.record) {
+            log::error!("district {}: its record is not on disk: {error:#}", district.name);
+        }
+    }
+
+    /// It should be running, or have stopped, by now.
+    pub fn overdue(&mut self, number: u64) {
+        let Some(slot) = self.slot_of_life(number) else { return };
+        match self.slots[slot].state {
+            State::Starting => {
+                self.kill(slot, format!("it did not begin to run within {} s", START_TIME / 1_000_000_000));
+            }
+            State::Stopping => {
+                if let Some(life) = &self.slots[slot].life {
+                    life.process.kill();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The vmm process is gone.
+    pub fn process_ended(&mut self, number: u64) {
+        let Some(slot) = self.slot_of_life(number) else { return };
+        // Its last message may have arrived in the same moment.
+        self.control_ready(number);
+        self.end_session(slot, Reason::PeerRestart);
+        self.lives.remove(&number);
+        let Some(mut life) = self.slots[slot].life.take() else { return };
+        self.watched.remove(life.control.as_fd().as_raw_fd());
+        self.watched.remove(life.process.as_fd().as_raw_fd());
+        process::forget_socket(self.directory.path(), self.slots[slot].id);
+        let status = life.process.reap();
+        let (ending, kind, code, text) = match (life.report, life.killed) {
+            (_, Some(why)) => (Ending::Killed, EventKind::Lost, None, why),
+            (Some(report), None) => describe(&report),
+            (None, None) if self.slots[slot].state == State::Stopping => describe(&Ended::Stopped),
+            (None, None) => (Ending::Killed, EventKind::Lost, None, status),
+        };
+        self.life_over(slot, ending, kind, code, text);
+    }
+
+    fn life_over(&mut self, slot: usize, ending: Ending, kind: EventKind, exit_code: Option<u8>, text: String) {
+        let stopping = self.slots[slot].state == State::Stopping;
+        let action = self.slots[slot].supervisor.ended(self.now, ending);
+        let district = &mut self.slots[slot];
+        district.last_end = Some(End { time_ms: now_ms(), exit_code, text: text.clone() });
+        district.state = match action {
+            Action::StartAt(_) => State::BackingOff,
+            Action::Failed(_) => State::Failed,
+            _ if stopping => State::Stopped,
+            _ => State::Exited,
+        };
+        let (name, epoch, state) = (district.name.clone(), district.epoch, district.state);
+        let mut event = Event::now(kind, name.clone(), epoch, state, text);
+        event.exit_code = exit_code;
+        self.publish(&event);
+        match action {
+            Action::StartAt(at) => {
+                self.timers.add(at, Due::Restart(slot));
+                let wait = at.saturating_sub(self.now) / 1_000_000;
+                self.publish(&Event::now(EventKind::Restarting, name, epoch, state, format!("restarting in {wait} ms")));
+            }
+            Action::Failed(_) => {
+                let restart = self.slots[slot].record.spec.restart;
+                let text = format!(
+                    "failed: {} restarts within {} s were not enough; `district start {name}` tries again",
+                    restart.intensity,
+                    restart.within.as_secs()
+                );
+                self.not_wanted(slot);
+                self.publish(&Event::now(EventKind::Failed, name, epoch, state, text));
+            }
+            _ => self.not_wanted(slot),
+        }
+        self.answer_waiting(slot);
+    }
+}
+
+fn start_message(
+    district: &District,
+    reason: StartReason,
+    reserved: &Reserved,
+    cpuid: &district_vmm::cpuid::Cpuid,
+) -> control::Start {
+    let spec = &district.record.spec;
+    control::Start {
+        abi_version: ABI_VERSION,
+        district_id: district.id.0,
+        name: district.name.as_str().to_owned(),
+        epoch: reserved.epoch,
+        reason: reason as u32,
+        generation: 0,
+        checkpoint_time: 0,
+        memory: spec.memory,
+        window: spec.window,
+        arguments: spec.arguments.clone(),
+        cpuid: cpuid.clone(),
+    }
+}
+
+/// What a report means to the supervisor, and in words.
+fn describe(report: &Ended) -> (Ending, EventKind, Option<u8>, String) {
+    match report {
+        Ended::Exit { code, message } => {
+            let text = match message.as_str() {
+                "" => format!("exited with code {code}"),
+                message => format!("exited with code {code}: {}", logs::escape(message)),
+            };
+            (Ending::Exit { code: *code }, EventKind::Exited, Some(*code), text)
+        }
+        Ended::Fault(fault) => (Ending::Fault, EventKind::Faulted, None, fault.to_string()),
+        Ended::Stopped => (Ending::Killed, EventKind::Stopped, None, "stopped".to_owned()),
+        Ended::Failed { error } => (Ending::Killed, EventKind::Lost, None, logs::escape(error)),
+    }
+}

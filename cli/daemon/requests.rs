@@ -1,0 +1,234 @@
+//! What people ask of the daemon.
+
+use std::fs::File;
+
+use anyhow::Result;
+
+use super::district::{District, Waiting};
+use super::event_loop::EventLoop;
+use super::store::Record;
+use super::{inspection, logs, traffic};
+use crate::api::command::{Command, Leave, LogRequest, Reply};
+use crate::api::event::{Event, EventKind};
+use crate::api::info::{DistrictInfo, State};
+use crate::api::name::Name;
+use crate::api::refusal::{Refusal, RefusalKind};
+use crate::api::spec::{Published, Spec, Target};
+
+impl EventLoop {
+    /// Does what was asked, or says why not. What takes time is answered when it is done.
+    pub fn command(&mut self, command: Command) {
+        match command {
+            Command::Start(specs, reply) => {
+                let answer = self.start_all(specs);
+                reply.send(answer);
+            }
+            Command::StartExisting(name, reply) => {
+                let answer = self.find(&name).and_then(|slot| {
+                    if self.slots[slot].life.is_none() {
+                        self.start_by_request(slot)?;
+                    }
+                    Ok(self.slots[slot].info(self.now))
+                });
+                reply.send(answer);
+            }
+            Command::Stop(name, reply) => match self.find(&name) {
+                Ok(slot) => self.stop_by_request(slot, Waiting::Stopped(reply)),
+                Err(refusal) => reply.send(Err(refusal)),
+            },
+            Command::Restart(name, reply) => match self.find(&name) {
+                Ok(slot) => self.stop_by_request(slot, Waiting::Restart(reply)),
+                Err(refusal) => reply.send(Err(refusal)),
+            },
+            Command::Remove(name, reply) => {
+                let answer = self.find(&name).and_then(|slot| self.remove(slot));
+                reply.send(answer);
+            }
+            Command::List(reply) => {
+                let mut all: Vec<_> = self.slots.iter().map(|(_, district)| district.info(self.now)).collect();
+                all.sort_by(|a, b| a.name.cmp(&b.name));
+                reply.send(Ok(all));
+            }
+            Command::Logs(request) => self.logs(request),
+            Command::Events(feed, reply) => {
+                self.feeds.push(feed);
+                reply.send(Ok(()));
+            }
+            Command::Inspect(name, reply) => {
+                let answer = match &name {
+                    Some(name) => self.find(name).map(|slot| Some(self.slots[slot].id)),
+                    None => Ok(None),
+                };
+                reply.send(answer.map(|only| inspection::keys(self, only)));
+            }
+            Command::Shutdown(leave, reply) => self.shut_down(leave, reply),
+        }
+    }
+
+    fn find(&self, name: &Name) -> Result<usize, Refusal> {
+        self.names.get(name).copied().ok_or_else(|| Refusal::no_district(name))
+    }
+
+    fn start_all(&mut self, specs: Vec<Spec>) -> Result<Vec<DistrictInfo>, Refusal> {
+        for spec in &specs {
+            self.check(spec, &specs)?;
+        }
+        // All are known before the first one starts, because they are granted each other's names.
+        let mut slots = Vec::new();
+        for spec in specs {
+            slots.push(self.take_in(spec)?);
+        }
+        for slot in &slots {
+            if self.slots[*slot].life.is_none() {
+                self.start_by_request(*slot)?;
+            }
+        }
+        Ok(slots.iter().map(|slot| self.slots[*slot].info(self.now)).collect())
+    }
+
+    /// What needs the other districts, and the file system.
+    fn check(&self, spec: &Spec, together: &[Spec]) -> Result<(), Refusal> {
+        if together.iter().filter(|other| other.name == spec.name).count() > 1 {
+            return Err(Refusal::new(RefusalKind::Invalid, format!("two districts are called `{}`", spec.name))
+                .remedy("give each a name of its own"));
+        }
+        if let Some(slot) = self.names.get(&spec.name) {
+            let district = &self.slots[*slot];
+            if district.life.is_some() && district.record.spec != *spec {
+                return Err(Refusal::new(
+                    RefusalKind::Conflict,
+                    format!("district `{}` runs already, from another specification", spec.name),
+                )
+                .remedy(format!("stop it first: district stop {}", spec.name)));
+            }
+        }
+        File::open(&spec.image).map_err(|error| {
+            Refusal::new(RefusalKind::Invalid, format!("image {}: {error}", spec.image.display()))
+                .remedy("build it, or correct its path")
+        })?;
+        let published = spec.grants.values().filter_map(|grant| match &grant.to {
+            Target::Published(published) => Some(published),
+            _ => None,
+        });
+        published.chain(&spec.bootstrap).try_for_each(|published| self.check_published(published, together))
+    }
+
+    fn check_published(&self, published: &Published, together: &[Spec]) -> Result<(), Refusal> {
+        let known = self.names.get(&published.district).map(|slot| &self.slots[*slot].record.spec);
+        let Some(owner) = together.iter().find(|spec| spec.name == published.district).or(known) else {
+            return Err(Refusal::new(RefusalKind::Invalid, format!("no district has the name `{}`", published.district))
+                .remedy(format!("start it before, or together with, the one that is granted {published}")));
+        };
+        if !owner.publishes.contains(&published.name) {
+            return Err(Refusal::new(
+                RefusalKind::Invalid,
+                format!("district `{}` does not publish `{}`", published.district, published.name),
+            )
+            .remedy(format!("add it to the `publishes` of `{}`", published.district)));
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, spec: Spec) -> Result<usize, Refusal> {
+        let name = spec.name.clone();
+        if let Some(slot) = self.names.get(&name).copied() {
+            let district = &mut self.slots[slot];
+            if district.life.is_none() && district.record.spec != spec {
+                let (record, epoch) = (Record { spec, ..district.record.clone() }, district.epoch);
+                let last_end = district.last_end.take();
+                *district = District { last_end, ..District::new(name, record, epoch) };
+            }
+            return Ok(slot);
+        }
+        let mut id = [0; 16];
+        traffic::random(&mut id).map_err(|error| failed(format!("no random bytes: {error}")))?;
+        let record = Record { id, spec, wanted: false };
+        self.store.put_district(name.as_str(), &record).map_err(|error| failed(format!("{error:#}")))?;
+        Ok(self.add_district(District::new(name, record, 0)))
+    }
+
+    fn start_by_request(&mut self, slot: usize) -> Result<(), Refusal> {
+        if self.ending.is_some() {
+            return Err(Refusal::shutting_down());
+        }
+        self.start_requested(slot).map_err(|error| failed(format!("{}: {error:#}", self.slots[slot].name)))
+    }
+
+    fn stop_by_request(&mut self, slot: usize, waiting: Waiting) {
+        self.slots[slot].waiting.push(waiting);
+        self.stop(slot);
+        if self.slots[slot].life.is_none() {
+            self.answer_waiting(slot);
+        }
+    }
+
+    /// The life that somebody waited for the end of is over.
+    pub fn answer_waiting(&mut self, slot: usize) {
+        let waiting = std::mem::take(&mut self.slots[slot].waiting);
+        if waiting.iter().any(|waiting| matches!(waiting, Waiting::Restart(_))) {
+            let started = self.start_by_request(slot);
+            for waiting in waiting {
+                let (Waiting::Restart(reply) | Waiting::Stopped(reply)) = waiting;
+                reply.send(started.clone().map(|()| self.slots[slot].info(self.now)));
+            }
+        } else {
+            for waiting in waiting {
+                let (Waiting::Restart(reply) | Waiting::Stopped(reply)) = waiting;
+                reply.send(Ok(self.slots[slot].info(self.now)));
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: usize) -> Result<(), Refusal> {
+        let district = &self.slots[slot];
+        let (name, id, epoch) = (district.name.clone(), district.id, district.epoch);
+        if district.life.is_some() || district.state == State::BackingOff {
+            return Err(Refusal::new(RefusalKind::Conflict, format!("district `{name}` is {}", district.state))
+                .remedy(format!("stop it first: district stop {name}")));
+        }
+        self.store.remove_district(name.as_str(), &id.0).map_err(|error| failed(format!("{error:#}")))?;
+        // It is not attached; this is for the names that it had bound.
+        self.core.detach(self.now, id, district_protocol::status::Reason::Destroyed, 0);
+        self.carry_out();
+        logs::remove(self.directory.path(), &name);
+        self.drop_district(slot);
+        self.publish(&Event::now(EventKind::Removed, name, epoch, State::Stopped, "removed"));
+        Ok(())
+    }
+
+    fn logs(&mut self, request: LogRequest) {
+        let LogRequest { districts, lines, follow, reply } = request;
+        let unknown = districts.iter().find(|name| !self.names.contains_key(*name));
+        if let Some(name) = unknown {
+            return reply.send(Err(Refusal::no_district(name)));
+        }
+        let wanted: Vec<_> = if districts.is_empty() { self.names.keys().cloned().collect() } else { districts };
+        let mut events = Vec::new();
+        for name in &wanted {
+            match logs::tail(self.directory.path(), name, lines) {
+                Ok(found) => events.extend(found),
+                Err(error) => return reply.send(Err(failed(format!("log of {name}: {error}")))),
+            }
+        }
+        events.sort_by_key(|event| event.time_ms);
+        events.drain(..events.len().saturating_sub(lines));
+        self.feeds.extend(follow);
+        reply.send(Ok(events));
+    }
+
+    fn shut_down(&mut self, leave: Leave, reply: Reply<()>) {
+        let (now_leave, replies) = self.ending.get_or_insert((leave, Vec::new()));
+        *now_leave = leave;
+        replies.push(reply);
+        if leave == Leave::Stopped {
+            let slots: Vec<_> = self.slots.iter().map(|(slot, _)| slot).collect();
+            for slot in slots {
+                self.stop_for_now(slot);
+            }
+        }
+    }
+}
+
+fn failed(error: String) -> Refusal {
+    Refusal::new(RefusalKind::Failed, error)
+}
