@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use district_broker::Attach;
 use district_devices::{Backend, ChannelError, Progress};
 use district_protocol::status::Reason;
+use district_vmm::control::ControlError;
 
 use super::district::Session;
 use super::event_loop::EventLoop;
@@ -111,6 +112,8 @@ impl EventLoop {
     /// Gives a life without a session a new one.
     pub fn session_due(&mut self, number: u64) {
         let Some(slot) = self.slot_of_life(number) else { return };
+        // A vmm process that ends hangs up on its channel, too; what it said before comes first.
+        self.control_ready(number);
         let Some(life) = &self.slots[slot].life else { return };
         if life.report.is_some() || life.killed.is_some() || !matches!(life.session, Session::Closed) {
             return;
@@ -118,6 +121,10 @@ impl EventLoop {
         let id = self.slots[slot].id;
         let begun = self.store.reserve_serials(&id.0).and_then(|reserved| self.begin_session(slot, reserved));
         if let Err(error) = begun {
+            if matches!(error.downcast_ref(), Some(ControlError::Closed)) {
+                // How it ended is heard next.
+                return;
+            }
             self.kill(slot, format!("it cannot have a channel: {error:#}"));
         }
     }

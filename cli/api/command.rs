@@ -1,0 +1,77 @@
+//! What the API server asks of the event loop.
+
+use tokio::sync::oneshot;
+
+use super::event::Event;
+use super::feed::Feed;
+use super::info::{DistrictInfo, KeyInfo};
+use super::name::Name;
+use super::refusal::Refusal;
+use super::spec::Spec;
+
+/// Where the answer to one command goes. Dropping it answers that the daemon is shutting down.
+#[derive(Debug)]
+pub struct Reply<T>(oneshot::Sender<Result<T, Refusal>>);
+
+impl<T> Reply<T> {
+    /// A reply and the place where its answer arrives.
+    pub fn new() -> (Reply<T>, oneshot::Receiver<Result<T, Refusal>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Reply(sender), receiver)
+    }
+
+    /// Answers. Never waits. It is no error that nobody listens any more.
+    pub fn send(self, answer: Result<T, Refusal>) {
+        let _ = self.0.send(answer);
+    }
+}
+
+/// What happens to the districts when the daemon ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Leave {
+    /// They are stopped.
+    Stopped,
+    /// They go on running; the next daemon takes them over.
+    Running,
+}
+
+/// One request to the event loop. Every spec in it has passed [`Spec::check`].
+#[derive(Debug)]
+pub enum Command {
+    /// Make districts so: new ones are made, stopped ones get their new spec, then all of them are started, or none
+    /// where one is refused. One that runs with the very same spec is left alone; one that runs with another spec is a
+    /// conflict. Answered, in the order of the specs, when all are made; they may still be starting.
+    Start(Vec<Spec>, Reply<Vec<DistrictInfo>>),
+    /// Start a known district that is not running.
+    StartExisting(Name, Reply<DistrictInfo>),
+    /// End a district. Answered when it has ended; at once if it is not running.
+    Stop(Name, Reply<DistrictInfo>),
+    /// End a district and start it in a new epoch. Answered as `Start` is.
+    Restart(Name, Reply<DistrictInfo>),
+    /// Forget a district that is not running: its epochs, checkpoints and log.
+    Remove(Name, Reply<()>),
+    /// All districts, by name.
+    List(Reply<Vec<DistrictInfo>>),
+    /// The last lines of logs, oldest first.
+    Logs(LogRequest),
+    /// Everything that happens from the answer on.
+    Events(Feed, Reply<()>),
+    /// The keys that one district holds, or all districts.
+    Inspect(Option<Name>, Reply<Vec<KeyInfo>>),
+    /// End the event loop. Answered as late as possible before that.
+    Shutdown(Leave, Reply<()>),
+}
+
+/// A request for logs.
+#[derive(Debug)]
+pub struct LogRequest {
+    /// Of these districts; empty: of all.
+    pub districts: Vec<Name>,
+    /// At most so many lines, the newest ones.
+    pub lines: usize,
+    /// Gets the lines that come after those of the answer, none missing and none twice.
+    pub follow: Option<Feed>,
+    /// Gets the lines, as events of the kind `Log`.
+    pub reply: Reply<Vec<Event>>,
+}

@@ -1,0 +1,62 @@
+//! The device's registers (virtio 1.2, section 4.2.2) and how it is set up. Each access leaves the guest and costs tens
+//! of microseconds, so nothing is read that the ABI already promises (`docs/abi.md`, section 5).
+
+use district_protocol::channel::{DELIVERY_QUEUE, FEATURES, REQUEST_QUEUE};
+
+use super::HostFault;
+use super::ring::Ring;
+use super::window::Window;
+use crate::machine::{read_register, write_register};
+
+const DRIVER_FEATURES: u16 = 0x020;
+const DRIVER_FEATURES_SELECT: u16 = 0x024;
+const QUEUE_SELECT: u16 = 0x030;
+const QUEUE_SIZE: u16 = 0x038;
+const QUEUE_READY: u16 = 0x044;
+const QUEUE_NOTIFY: u16 = 0x050;
+const STATUS: u16 = 0x070;
+const QUEUE_DESCRIPTORS_LOW: u16 = 0x080;
+const QUEUE_DRIVER_LOW: u16 = 0x090;
+const QUEUE_DEVICE_LOW: u16 = 0x0a0;
+
+const ACKNOWLEDGE: u32 = 1;
+const DRIVER: u32 = 2;
+const DRIVER_OK: u32 = 4;
+const FEATURES_OK: u32 = 8;
+
+/// Resets the device and gives it both queues, which begin to work at once.
+pub(super) fn start(window: &Window, requests: &Ring, deliveries: &Ring) -> Result<(), HostFault> {
+    write_register(STATUS, 0);
+    write_register(STATUS, ACKNOWLEDGE);
+    write_register(STATUS, ACKNOWLEDGE | DRIVER);
+    for (select, features) in [(0, FEATURES), (1, FEATURES >> 32)] {
+        write_register(DRIVER_FEATURES_SELECT, select);
+        write_register(DRIVER_FEATURES, low(features));
+    }
+    write_register(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK);
+    if read_register(STATUS) & FEATURES_OK == 0 {
+        return Err(HostFault("the device refuses its own features"));
+    }
+    for (number, ring) in [(REQUEST_QUEUE, requests), (DELIVERY_QUEUE, deliveries)] {
+        let [descriptors, available, used] = ring.places();
+        write_register(QUEUE_SELECT, u32::from(number));
+        write_register(QUEUE_SIZE, u32::from(ring.size()));
+        // The upper halves are zero after a reset, and the window is below 4 GiB.
+        write_register(QUEUE_DESCRIPTORS_LOW, low(window.address(descriptors)));
+        write_register(QUEUE_DRIVER_LOW, low(window.address(available)));
+        write_register(QUEUE_DEVICE_LOW, low(window.address(used)));
+        write_register(QUEUE_READY, 1);
+    }
+    write_register(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+    Ok(())
+}
+
+/// Tells the device to look at this queue.
+pub(super) fn ring_doorbell(queue: u16) {
+    write_register(QUEUE_NOTIFY, u32::from(queue));
+}
+
+#[allow(clippy::cast_possible_truncation)] // that is what it is for
+const fn low(value: u64) -> u32 {
+    value as u32
+}

@@ -1,0 +1,154 @@
+//! The district's only device, between its registers (vCPU thread) and the daemon's sessions (control thread).
+//!
+//! Both threads hold it behind one lock; no call waits for the guest, and none waits for the daemon longer than
+//! [`ANSWER_TIMEOUT`].
+
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use district_devices::frontend::{self, ActivateError, Connection};
+use district_devices::{Action, ChannelSetup, Registers, Window};
+use district_protocol::channel::QUEUE_COUNT;
+use district_protocol::layout::{DEVICE_BASE, DEVICE_SIZE};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// How long the daemon may take to answer when the driver is ready. A daemon that is alive answers at once.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What wakes whom. Made once per life; every session uses the same ones.
+pub(crate) struct Events {
+    /// Doorbells: the guest wakes the daemon.
+    pub(crate) kicks: [EventFd; QUEUE_COUNT as usize],
+    /// The daemon wakes the guest.
+    pub(crate) call: EventFd,
+}
+
+impl Events {
+    pub(crate) fn new() -> io::Result<Self> {
+        let event = || EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC);
+        Ok(Self { kicks: [event()?, event()?], call: event()? })
+    }
+}
+
+/// A session that the daemon offers or has.
+struct Session {
+    socket: Arc<UnixStream>,
+    /// Whether the driver has been using it.
+    begun: bool,
+    connection: Option<Connection>,
+}
+
+pub(crate) struct Channel {
+    registers: Registers,
+    window: Window,
+    events: Arc<Events>,
+    /// Queues of a driver that is ready and has no session yet.
+    waiting: Option<ChannelSetup>,
+    session: Option<Session>,
+}
+
+impl Channel {
+    pub(crate) fn new(epoch: u64, window: Window, events: Arc<Events>) -> Self {
+        Self { registers: Registers::new(epoch, window.size()), window, events, waiting: None, session: None }
+    }
+
+    /// The guest reads from `address`. False: that is not the device.
+    pub(crate) fn read(&self, address: u64, data: &mut [u8]) -> bool {
+        let Some(offset) = offset(address) else { return false };
+        self.registers.read(offset, data);
+        true
+    }
+
+    /// The guest writes to `address`. False: that is not the device.
+    pub(crate) fn write(&mut self, address: u64, data: &[u8]) -> bool {
+        let Some(offset) = offset(address) else { return false };
+        match self.registers.write(offset, data) {
+            Action::None => {}
+            Action::Notify(queue) => {
+                if let Some(kick) = self.events.kicks.get(usize::from(queue)) {
+                    // Fails only when 2^64 doorbells are waiting to be heard.
+                    let _ = kick.write(1);
+                }
+            }
+            Action::Reset => {
+                self.waiting = None;
+                // A session that nothing was said over is as good as new.
+                if self.session.as_ref().is_some_and(|session| session.begun) {
+                    self.close();
+                }
+            }
+            Action::Activate(setup) => {
+                self.waiting = Some(setup);
+                self.activate();
+            }
+        }
+        true
+    }
+
+    /// The daemon has used buffers.
+    pub(crate) fn notify(&mut self) {
+        self.registers.used_buffer_notification();
+    }
+
+    /// The daemon offers a session; a driver that is waiting for one gets it. True: a session that the guest was using
+    /// has ended by that.
+    pub(crate) fn offer(&mut self, socket: Arc<UnixStream>) -> io::Result<bool> {
+        socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        let ended = self.end();
+        self.session = Some(Session { socket, begun: false, connection: None });
+        self.activate();
+        Ok(ended)
+    }
+
+    /// The daemon has hung up on this socket. True: a session that the guest was using has ended by that.
+    pub(crate) fn hung_up(&mut self, socket: &Arc<UnixStream>) -> bool {
+        let current = self.session.as_ref().is_some_and(|session| Arc::ptr_eq(&session.socket, socket));
+        current && self.end()
+    }
+
+    /// Hands the queues over if the driver is ready and the daemon has offered a session. If that fails the session is
+    /// over like any other: the hang-up that follows tells the control thread.
+    fn activate(&mut self) {
+        let Some(session) = self.session.as_mut().filter(|session| !session.begun) else { return };
+        let Some(setup) = self.waiting.take() else { return };
+        session.begun = true;
+        let [requests, deliveries] = &self.events.kicks;
+        let activated = session.socket.try_clone().map_err(ActivateError::Socket).and_then(|socket| {
+            frontend::activate(socket, &setup, &self.window, [requests, deliveries], &self.events.call)
+        });
+        match activated {
+            Ok(connection) => session.connection = Some(connection),
+            Err(_) => hang_up(&session.socket),
+        }
+    }
+
+    /// Ends the session, if there is one; true: the guest was using it and has to reset the device.
+    fn end(&mut self) -> bool {
+        let begun = self.session.as_ref().is_some_and(|session| session.begun);
+        self.close();
+        if begun {
+            self.waiting = None;
+            self.registers.set_needs_reset();
+        }
+        begun
+    }
+
+    fn close(&mut self) {
+        if let Some(session) = self.session.take() {
+            hang_up(&session.socket);
+        }
+    }
+}
+
+/// Both sides and whoever polls a duplicate see it. An error means that the other side was first.
+fn hang_up(socket: &UnixStream) {
+    let _ = socket.shutdown(Shutdown::Both);
+}
+
+fn offset(address: u64) -> Option<u64> {
+    address.checked_sub(DEVICE_BASE).filter(|&offset| offset < DEVICE_SIZE)
+}

@@ -1,0 +1,368 @@
+//! The conversation between the daemon and one vmm process, over a sequenced-packet Unix socket: one JSON document per
+//! message, file descriptors beside it.
+//!
+//! The vmm process listens; each daemon, the first one too, connects. [`FromVmm::Hello`] comes first on every
+//! connection. Neither side trusts the other's lengths, numbers or descriptors: what is not a message of at most
+//! [`MESSAGE_MAX`] bytes with exactly the descriptors that belong to it is a [`ControlError`], after which the connection
+//! is worth nothing. Both ends are non-blocking.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use district_protocol::ABI_VERSION;
+use district_protocol::boot::{ARGUMENTS_MAX, StartReason};
+use rustix::io::Errno;
+use rustix::net::{
+    self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::cpuid::Cpuid;
+use crate::report::Ended;
+
+/// Longest message in bytes.
+pub const MESSAGE_MAX: usize = 64 << 10;
+/// Most descriptors with one message: `/dev/kvm`, the program's file, the window.
+const FDS_MAX: usize = 3;
+/// Longest name of a district in bytes.
+pub const NAME_MAX: usize = 255;
+/// Daemons that may wait to be heard.
+const BACKLOG: i32 = 4;
+
+/// Everything a vmm process must know to start its district.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    /// [`ABI_VERSION`] of the daemon; the vmm process refuses another than its own.
+    pub abi_version: u32,
+    /// The district's permanent identity.
+    pub district_id: [u8; 16],
+    /// What people call it; becomes the process's name.
+    pub name: String,
+    /// Number of this life.
+    pub epoch: u64,
+    /// A [`StartReason`].
+    pub reason: u32,
+    /// The checkpoint that this life begins from; 0: none.
+    pub generation: u64,
+    /// When that was taken, in nanoseconds since 1970; 0: none.
+    pub checkpoint_time: u64,
+    /// Bytes of RAM.
+    pub memory: u64,
+    /// Bytes of window.
+    pub window: u64,
+    /// The program's arguments, without NULs; at most [`ARGUMENTS_MAX`] bytes with a NUL after each.
+    pub arguments: Vec<String>,
+    /// The processor that the district sees.
+    pub cpuid: Cpuid,
+}
+
+/// Why a [`Start`] is refused before anything is built. Sizes are checked against the program, later.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Daemon and vmm process are of different versions.
+    #[error("abi version {0}: this is version {ABI_VERSION}")]
+    AbiVersion(u32),
+    /// Not a reason.
+    #[error("start reason {0} does not exist")]
+    Reason(u32),
+    /// Too long.
+    #[error("name of {0} bytes: at most {NAME_MAX}")]
+    Name(usize),
+    /// Too long.
+    #[error("arguments of {0} bytes, closing NULs included: at most {ARGUMENTS_MAX}")]
+    Arguments(usize),
+    /// NULs separate arguments.
+    #[error("argument {0} contains a NUL")]
+    Nul(usize),
+}
+
+impl Start {
+    /// Checks what can be checked without the program.
+    pub fn check(&self) -> Result<(), StartError> {
+        if self.abi_version != ABI_VERSION {
+            return Err(StartError::AbiVersion(self.abi_version));
+        }
+        if StartReason::from_raw(self.reason).is_none() {
+            return Err(StartError::Reason(self.reason));
+        }
+        if self.name.len() > NAME_MAX {
+            return Err(StartError::Name(self.name.len()));
+        }
+        let bytes = self.arguments.iter().map(|argument| argument.len() + 1).sum();
+        if bytes > ARGUMENTS_MAX {
+            return Err(StartError::Arguments(bytes));
+        }
+        match self.arguments.iter().position(|argument| argument.contains('\0')) {
+            Some(index) => Err(StartError::Nul(index)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the daemon says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToVmm {
+    /// Start the district; once in a vmm process's life. With `/dev/kvm`, the program's file and the window.
+    Start(Box<Start>),
+    /// A new session of the channel. With one end of a stream socket, on which the daemon speaks vhost-user.
+    Channel,
+    /// Stop the guest.
+    Stop,
+}
+
+impl ToVmm {
+    const fn descriptors(&self) -> usize {
+        match self {
+            Self::Start(_) => 3,
+            Self::Channel => 1,
+            Self::Stop => 0,
+        }
+    }
+}
+
+/// What the vmm process says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromVmm {
+    /// First on every connection.
+    Hello {
+        /// The vmm process. `SO_PEERCRED` says it, too, and cannot lie.
+        pid: u32,
+        /// What it is doing.
+        state: State,
+    },
+    /// The guest is about to execute its first instruction.
+    Running,
+    /// The guest's life is over; the process exits.
+    Ended(Ended),
+}
+
+impl FromVmm {
+    const fn descriptors(&self) -> usize {
+        match self {
+            Self::Hello { state: State::Running { .. }, .. } => 1,
+            Self::Hello { .. } | Self::Running | Self::Ended(_) => 0,
+        }
+    }
+}
+
+/// What a vmm process is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// Waiting for [`ToVmm::Start`].
+    Waiting,
+    /// Running a district. With the window's memory.
+    Running {
+        /// Its identity.
+        district_id: [u8; 16],
+        /// The life it is in.
+        epoch: u64,
+    },
+    /// Its district ended while no daemon listened; the process exits after this message.
+    Ended {
+        /// Its identity.
+        district_id: [u8; 16],
+        /// The life that ended.
+        epoch: u64,
+        /// How.
+        report: Ended,
+    },
+}
+
+/// Why a connection is over.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The other side has closed it, or is gone.
+    #[error("connection closed")]
+    Closed,
+    /// The other side does not read.
+    #[error("the other side does not read its messages")]
+    Stuck,
+    /// The other side breaks the protocol.
+    #[error("not a message: {0}")]
+    Malformed(String),
+    /// The system refuses.
+    #[error("control socket: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl From<Errno> for ControlError {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN => Self::Closed,
+            Errno::AGAIN => Self::Stuck,
+            errno => Self::Io(errno.into()),
+        }
+    }
+}
+
+/// Makes the socket on which a vmm process will be reached, at a path that does not exist yet. The process that listens
+/// on it last is the one that peers see as its owner.
+pub fn listen(path: &Path) -> io::Result<OwnedFd> {
+    let socket = socket()?;
+    net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+pub(crate) fn listen_again(listener: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(net::listen(listener, BACKLOG)?)
+}
+
+fn socket() -> rustix::io::Result<OwnedFd> {
+    net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+}
+
+/// The daemon's end.
+#[derive(Debug)]
+pub struct DaemonEnd {
+    socket: OwnedFd,
+}
+
+impl DaemonEnd {
+    /// Connects to the vmm process behind a socket made by [`listen`].
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let socket = socket()?;
+        net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(Self { socket })
+    }
+
+    /// Starts the district.
+    pub fn start(
+        &self,
+        start: Start,
+        kvm: BorrowedFd<'_>,
+        program: BorrowedFd<'_>,
+        window: BorrowedFd<'_>,
+    ) -> Result<(), ControlError> {
+        send(&self.socket, &ToVmm::Start(Box::new(start)), &[kvm, program, window])
+    }
+
+    /// Offers a new session, for which the daemon keeps the other end of `socket`.
+    pub fn channel(&self, socket: BorrowedFd<'_>) -> Result<(), ControlError> {
+        send(&self.socket, &ToVmm::Channel, &[socket])
+    }
+
+    /// Stops the guest.
+    pub fn stop(&self) -> Result<(), ControlError> {
+        send(&self.socket, &ToVmm::Stop, &[])
+    }
+
+    /// The next message; none if there is none yet. With the window's memory if it is the hello of a running district,
+    /// which a daemon that did not start it does not have.
+    pub fn receive(&self) -> Result<Option<(FromVmm, Option<OwnedFd>)>, ControlError> {
+        let Some((message, mut fds)) = receive::<FromVmm>(&self.socket)? else { return Ok(None) };
+        if fds.len() != message.descriptors() {
+            return Err(ControlError::Malformed(format!("{} descriptors with it", fds.len())));
+        }
+        Ok(Some((message, fds.pop())))
+    }
+}
+
+impl AsFd for DaemonEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The vmm process's end.
+#[derive(Debug)]
+pub struct VmmEnd {
+    socket: OwnedFd,
+}
+
+impl VmmEnd {
+    /// Takes the next daemon that connects; none if there is none, or if it belongs to another user than this process.
+    pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<Self>> {
+        let socket = match net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(socket) => socket,
+            Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => return Ok(None),
+            // The host is short of something just now; the daemon waits in the queue.
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        let peer = net::sockopt::socket_peercred(&socket)?;
+        Ok((peer.uid == rustix::process::geteuid()).then_some(Self { socket }))
+    }
+
+    pub(crate) fn send(&self, message: &FromVmm, window: Option<BorrowedFd<'_>>) -> Result<(), ControlError> {
+        send(&self.socket, message, window.as_slice())
+    }
+
+    /// The next message with its descriptors, as many as belong to it; none if there is none yet.
+    pub(crate) fn receive(&self) -> Result<Option<(ToVmm, Vec<OwnedFd>)>, ControlError> {
+        let Some((message, fds)) = receive::<ToVmm>(&self.socket)? else { return Ok(None) };
+        if fds.len() != message.descriptors() {
+            return Err(ControlError::Malformed(format!("{} descriptors with it", fds.len())));
+        }
+        Ok(Some((message, fds)))
+    }
+}
+
+impl AsFd for VmmEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn send(socket: &OwnedFd, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> Result<(), ControlError> {
+    let text = serde_json::to_vec(message).map_err(io::Error::from)?;
+    if text.len() > MESSAGE_MAX {
+        return Err(ControlError::Malformed(format!("{} bytes: at most {MESSAGE_MAX}", text.len())));
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(ControlError::Malformed(format!("{} descriptors: at most {FDS_MAX}", fds.len())));
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    net::sendmsg(socket, &[IoSlice::new(&text)], &mut ancillary, flags)?;
+    Ok(())
+}
+
+fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> Result<Option<(T, Vec<OwnedFd>)>, ControlError> {
+    // The length first: a buffer of the largest size would stay in the process's memory for good.
+    let look = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
+    let length = match net::recv(socket, &mut [0u8; 0], look) {
+        Ok((_, 0)) => return Err(ControlError::Closed),
+        Ok((_, length)) if length > MESSAGE_MAX => {
+            return Err(ControlError::Malformed(format!("{length} bytes: at most {MESSAGE_MAX}")));
+        }
+        Ok((_, length)) => length,
+        Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    let mut text = vec![0; length];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let received = net::recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut ancillary, flags)?;
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(ControlError::Malformed("longer than announced, or too many descriptors".into()));
+    }
+    match serde_json::from_slice(&text[..received.bytes]) {
+        Ok(message) => Ok(Some((message, fds))),
+        Err(error) => Err(ControlError::Malformed(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+//! Putting a district's virtual machine together.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+
+use district_devices::{Window, WindowError};
+use district_protocol::channel::QUEUE_COUNT;
+use district_protocol::layout::{DEVICE_BASE, KVM_PRIVATE_BASE, PAGE_SIZE, PROGRAM_BASE, RAM_BASE, WINDOW_BASE};
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
+use thiserror::Error;
+use vmm_sys_util::errno;
+
+use crate::address_space::{AddressSpace, SizeError};
+use crate::boot_page;
+use crate::channel::{Channel, Events};
+use crate::clock::GuestClock;
+use crate::control::{Start, StartError};
+use crate::kick::Kick;
+use crate::loader::{Image, ImageError};
+use crate::memory::{MemoryError, Ram};
+use crate::paging::{self, PagingError};
+use crate::registers::{self, RegisterError};
+use crate::report::Ended;
+use crate::tables;
+use crate::vcpu::{Vcpu, lock};
+
+/// Offset of `QueueNotify` in the device page (virtio 1.2, section 4.2.2).
+const QUEUE_NOTIFY: u64 = 0x50;
+
+/// Why a machine could not be built.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The daemon asks for something that does not exist.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The program is none that can run here.
+    #[error("program: {0}")]
+    Image(#[from] ImageError),
+    /// The sizes do not fit.
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    /// The window is not what was agreed on.
+    #[error(transparent)]
+    Window(#[from] WindowError),
+    /// The host's processor cannot address so much memory.
+    #[error("memory would end at {0:#x}: this host's processor addresses only {1:#x}")]
+    TooFar(u64, u64),
+    /// The host has no time-stamp counter that a clock could be made from.
+    #[error("the time-stamp counter does not run")]
+    Clock,
+    /// The host's memory.
+    #[error("{0}")]
+    Memory(String),
+    /// The host refuses.
+    #[error("cannot {what}: {source}")]
+    Host {
+        /// What was to be done.
+        what: &'static str,
+        /// Its answer.
+        source: errno::Error,
+    },
+    /// KVM refuses the state of the processor.
+    #[error(transparent)]
+    Registers(#[from] RegisterError),
+}
+
+impl From<MemoryError> for BuildError {
+    fn from(error: MemoryError) -> Self {
+        Self::Memory(error.to_string())
+    }
+}
+
+impl From<PagingError> for BuildError {
+    fn from(error: PagingError) -> Self {
+        Self::Memory(error.to_string())
+    }
+}
+
+fn host(what: &'static str) -> impl Fn(errno::Error) -> BuildError {
+    move |source| BuildError::Host { what, source }
+}
+
+/// What a machine is made of, beside its description.
+pub struct Parts {
+    /// `/dev/kvm`.
+    pub kvm: Kvm,
+    /// The program's file.
+    pub program: File,
+    /// The window's memory.
+    pub window: OwnedFd,
+}
+
+/// A virtual machine whose guest has not begun. It goes to the thread that runs it; [`Handle`] is for the others.
+pub struct Machine {
+    vcpu: Vcpu,
+    // Closed last: memory slots and doorbells are in it.
+    _vm: VmFd,
+}
+
+/// What other threads may do to a machine.
+#[derive(Clone)]
+pub struct Handle {
+    ram: Arc<Ram>,
+    channel: Arc<Mutex<Channel>>,
+    events: Arc<Events>,
+    kick: Arc<Kick>,
+    session: u64,
+}
+
+impl Machine {
+    /// Builds the machine that `start` describes.
+    pub fn build(start: &Start, parts: Parts) -> Result<(Self, Handle), BuildError> {
+        start.check()?;
+        let (space, entry, ram) = prepare_memory(start, &parts.program)?;
+        let events = Arc::new(Events::new().map_err(|error| host("make an eventfd")(error.into()))?);
+        let window = Window::map(parts.window, start.window)?;
+        let vm = create_vm(&parts.kvm, &ram, &window, &events)?;
+        let fd = vm.create_vcpu(0).map_err(host("make a virtual processor"))?;
+        registers::enter(&fd, &start.cpuid, space.tables.start, entry, space.stack.end)?;
+        let clock = start_clock(&fd)?;
+        boot_page::write(&ram, &space, start, &clock, entropy()?)?;
+
+        // SAFETY: `borrow_raw` wants a descriptor that stays open during the call: it is `fd`'s.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) };
+        let kick = Kick::new(borrowed)
+            .map_err(|error| host("map the virtual processor")(errno::Error::new(error.raw_os_error())))?;
+        let (ram, kick) = (Arc::new(ram), Arc::new(kick));
+        let channel = Arc::new(Mutex::new(Channel::new(start.epoch, window, Arc::clone(&events))));
+        let handle = Handle {
+            ram: Arc::clone(&ram),
+            channel: Arc::clone(&channel),
+            events: Arc::clone(&events),
+            kick: Arc::clone(&kick),
+            session: boot_page::FIRST_SESSION,
+        };
+        let visible = PROGRAM_BASE..space.heap.end;
+        let vcpu = Vcpu { fd, ram, channel, events, kick, clock, visible };
+        Ok((Self { vcpu, _vm: vm }, handle))
+    }
+
+    /// Runs the guest on this thread until its life is over.
+    pub fn run(&mut self) -> Ended {
+        self.vcpu.run()
+    }
+}
+
+impl Handle {
+    /// Asks the guest, which runs or is going to run on `thread`, to stop.
+    pub fn stop<T>(&self, thread: &std::thread::JoinHandle<T>) -> Result<(), BuildError> {
+        let result = self.kick.stop(thread).map_err(host("signal the virtual processor"));
+        // The thread may just be going to wait for the daemon, where only this reaches it.
+        let _ = self.events.call.write(1);
+        result
+    }
+
+    #[cfg(test)]
+    pub(crate) fn ram(&self) -> Arc<Ram> {
+        Arc::clone(&self.ram)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn call(&self) -> vmm_sys_util::eventfd::EventFd {
+        self.events.call.try_clone().unwrap()
+    }
+
+    /// The daemon offers a session.
+    pub fn offer(&mut self, socket: Arc<UnixStream>) -> Result<(), BuildError> {
+        let offered = lock(&self.channel).offer(socket);
+        match offered {
+            Ok(true) => self.session_over(),
+            Ok(false) => Ok(()),
+            Err(error) => Err(host("prepare the channel's socket")(error.into())),
+        }
+    }
+
+    /// The daemon has hung up on this socket.
+    pub fn hung_up(&mut self, socket: &Arc<UnixStream>) -> Result<(), BuildError> {
+        let ended = lock(&self.channel).hung_up(socket);
+        if ended { self.session_over() } else { Ok(()) }
+    }
+
+    /// Tells the guest; the device status has been set before.
+    fn session_over(&mut self) -> Result<(), BuildError> {
+        self.session += 1;
+        boot_page::begin_session(&self.ram, self.session)?;
+        // Fails only when it is full of wake-ups already.
+        let _ = self.events.call.write(1);
+        Ok(())
+    }
+}
+
+/// RAM with everything in it but the boot page; where everything is; and where the program begins.
+fn prepare_memory(start: &Start, program: &File) -> Result<(AddressSpace, u64, Ram), BuildError> {
+    let image = Image::read(program)?;
+    let space = AddressSpace::new(&image, start.memory, start.window)?;
+    if space.ram.end > start.cpuid.physical_end() {
+        return Err(BuildError::TooFar(space.ram.end, start.cpuid.physical_end()));
+    }
+    let ram = Ram::new(start.memory)?;
+    image.load(program, &ram)?;
+    tables::write(&ram)?;
+    paging::write(&ram, &space.tables, &space.regions())?;
+    Ok((space, image.entry, ram))
+}
+
+fn create_vm(kvm: &Kvm, ram: &Ram, window: &Window, events: &Events) -> Result<VmFd, BuildError> {
+    let vm = kvm.create_vm().map_err(host("make a virtual machine"))?;
+    // Both before the first vCPU (Linux `Documentation/virt/kvm/api.rst`).
+    vm.set_identity_map_address(KVM_PRIVATE_BASE).map_err(host("place kvm's identity map"))?;
+    vm.set_tss_address(address(KVM_PRIVATE_BASE + PAGE_SIZE)).map_err(host("place kvm's task state segment"))?;
+    for (slot, guest_phys_addr, memory_size, userspace_addr) in
+        [(0, RAM_BASE, ram.size(), ram.host_address()), (1, WINDOW_BASE, window.size(), window.host_address())]
+    {
+        let region = kvm_userspace_memory_region { slot, flags: 0, guest_phys_addr, memory_size, userspace_addr };
+        // SAFETY: `set_user_memory_region` wants memory that is mapped as long as the guest may run and that Rust holds
+        // no references to: RAM and window are mappings that the vCPU's thread keeps alive, and they are only ever
+        // accessed by copying.
+        unsafe { vm.set_user_memory_region(region) }.map_err(host("give the guest its memory"))?;
+    }
+    for (kick, queue) in events.kicks.iter().zip(0..u32::from(QUEUE_COUNT)) {
+        vm.register_ioevent(kick, &IoEventAddress::Mmio(DEVICE_BASE + QUEUE_NOTIFY), queue)
+            .map_err(host("connect a doorbell"))?;
+    }
+    Ok(vm)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "x86-64 only")]
+const fn address(address: u64) -> usize {
+    address as usize
+}
+
+fn start_clock(fd: &VcpuFd) -> Result<GuestClock, BuildError> {
+    let khz = fd.get_tsc_khz().map_err(host("ask for the counter's frequency"))?;
+    GuestClock::start(khz).ok_or(BuildError::Clock)
+}
+
+fn entropy() -> Result<[u8; 64], BuildError> {
+    let mut bytes = [0; 64];
+    // Up to 256 bytes come in one piece (getrandom(2)).
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(64) => Ok(bytes),
+        Ok(_) => Err(host("get entropy")(errno::Error::new(libc::EIO))),
+        Err(error) => Err(host("get entropy")(errno::Error::new(error.raw_os_error()))),
+    }
+}

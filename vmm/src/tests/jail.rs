@@ -1,0 +1,84 @@
+//! The filter, in a child process: the only way out of it is to die.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
+use rustix::mm::{MapFlags, ProtFlags};
+use rustix::process::DumpableBehavior;
+
+use crate::jail;
+
+const VARIABLE: &str = "DISTRICT_JAIL_TEST";
+
+type Attempt = (&'static str, fn());
+
+/// None of these returns.
+const FORBIDDEN: [Attempt; 12] = [
+    ("open", || ignore(std::fs::File::open("/dev/null"))),
+    ("socket", || ignore(std::os::unix::net::UnixDatagram::unbound())),
+    ("spawn", || drop(Command::new("/bin/true").spawn())),
+    ("thread", || ignore(std::thread::Builder::new().spawn(|| ()))),
+    ("set nonblocking", || ignore(rustix::io::ioctl_fionbio(std::io::stdin(), true))),
+    ("set flags", || ignore(rustix::fs::fcntl_setfl(std::io::stdin(), rustix::fs::OFlags::NONBLOCK))),
+    ("executable memory", || map(ProtFlags::EXEC | ProtFlags::READ)),
+    ("seals", || ignore(rustix::fs::fcntl_get_seals(std::io::stdin()))),
+    ("signal a parent", || other_process()),
+    ("dumpable", || ignore(rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable))),
+    ("memfd", || ignore(rustix::fs::memfd_create("escape", rustix::fs::MemfdFlags::CLOEXEC))),
+    ("create a vm", || create_vm()),
+];
+
+fn map(protection: ProtFlags) {
+    // SAFETY: a new anonymous mapping replaces nothing.
+    let _ = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), 4096, protection, MapFlags::PRIVATE) };
+}
+
+fn other_process() {
+    // SAFETY: signal 0 only asks.
+    let _ = unsafe { libc::syscall(libc::SYS_tgkill, 1, 1, 0) };
+}
+
+fn create_vm() {
+    // SAFETY: KVM_CREATE_VM on a descriptor that is not `/dev/kvm` does nothing.
+    let _ = unsafe { libc::ioctl(0, 0xae01, 0) };
+}
+
+/// Nobody will see it.
+fn ignore<T>(result: T) {
+    std::mem::forget(result);
+}
+
+/// Not a test: what the test below runs in a process of its own.
+#[test]
+fn inmate() {
+    let Ok(name) = std::env::var(VARIABLE) else { return };
+    seccompiler::apply_filter(&jail::filter().unwrap()).unwrap();
+    if let Some((_, attempt)) = FORBIDDEN.iter().find(|(forbidden, _)| *forbidden == name) {
+        attempt();
+    } else {
+        // What the run loop does between exits, and what the allocator needs.
+        drop(vec![1u8; 1 << 20]);
+        let _ = rustix::event::poll(&mut [], Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 1 }));
+        map(ProtFlags::READ);
+    }
+    // SAFETY: `_exit` takes any number.
+    unsafe { libc::_exit(42) }
+}
+
+fn child(name: &str) -> std::process::ExitStatus {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "tests::jail::inmate", "--nocapture", "--test-threads=1"])
+        .env(VARIABLE, name)
+        .output()
+        .unwrap()
+        .status
+}
+
+#[test]
+fn forbidden_system_calls_kill() {
+    for (name, _) in FORBIDDEN {
+        let status = child(name);
+        assert_eq!(status.signal(), Some(libc::SIGSYS), "{name}: {status}");
+    }
+    assert_eq!(child("nothing").code(), Some(42));
+}
