@@ -142,7 +142,7 @@ impl EventLoop {
         let found = Process::find(self.directory.path(), self.slots[slot].id);
         let entered = match found {
             Ok(Some((process, control))) => {
-                self.slots[slot].supervisor.starting();
+                self.already_started(slot);
                 self.enter(slot, process, control)
             }
             Ok(None) => {
@@ -157,6 +157,12 @@ impl EventLoop {
         }
     }
 
+    /// Tells the supervisor of a start that an earlier daemon made.
+    fn already_started(&mut self, slot: usize) {
+        self.slots[slot].supervisor.start_requested(self.now);
+        self.slots[slot].supervisor.starting();
+    }
+
     fn start_if_wanted(&mut self, slot: usize) {
         let record = &self.slots[slot].record;
         if !record.wanted || self.tied {
@@ -164,7 +170,7 @@ impl EventLoop {
         }
         if record.spec.restart.policy == Policy::Never {
             let text = "it ended while no daemon was there".to_owned();
-            self.slots[slot].supervisor.starting();
+            self.already_started(slot);
             return self.life_over(slot, Ending::Killed, EventKind::Lost, None, text);
         }
         // What went wrong has become an event.
