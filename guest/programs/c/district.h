@@ -97,6 +97,7 @@ struct used_element {
 
 #define REQUEST_CALL 1
 #define REQUEST_REPLY 3
+#define REQUEST_DROP 7
 #define REQUEST_EXPORT 10
 
 struct key_slot {

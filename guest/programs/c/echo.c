@@ -126,15 +126,12 @@ static struct used_element peek(struct queue *queue, uint16_t ahead)
 static int wait_for(struct queue *queue, uint16_t count)
 {
     while (connected()) {
-        uint16_t event = queue->taken + count - 1, now = returned(queue);
-        if (now > queue->size)
-            continue; /* Zeroed by a restore: `connected` will see it. */
-        if (now >= count)
-            return 1;
+        uint16_t event = queue->taken + count - 1;
+        if (returned(queue) >= count)
+            return connected();
         __atomic_store_n(&queue->available[2 + queue->size], event, __ATOMIC_RELAXED);
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
-        now = returned(queue);
-        if (now < count && connected())
+        if (returned(queue) < count && connected())
             park(NO_DEADLINE);
     }
     return 0;
@@ -216,46 +213,64 @@ static int publish_echo(void)
         return 0;
     if (bound.status != STATUS_OK)
         fail("echo cannot be published");
-    return 1;
+    return request(&(struct request){ .kind = REQUEST_DROP, .handle = binder.keys[0] }, NULL, &bound);
 }
 
 /* Deliveries. */
 
+/* The host has broken a rule, unless the connection ended and what was read is of no one's making. */
+static int nonsense(void)
+{
+    if (connected())
+        fail("the host delivered nonsense");
+    return 0;
+}
+
 /* Waits for a delivery and copies it to `message`. Returns 0 if the connection has ended. */
 static int receive(void)
 {
-    uint8_t *to = (uint8_t *)&message;
+    uint8_t *to = (uint8_t *)&message, *end = to + sizeof message;
     uint32_t left = sizeof message.header;
-    uint16_t buffers = 1;
+    uint16_t buffers = 1, ids[BUFFERS];
 
     for (uint16_t ahead = 0; ahead < buffers; ahead++) {
         struct used_element used;
         if (!wait_for(&deliveries, ahead + 1))
             return 0;
         used = peek(&deliveries, ahead);
-        if (used.id >= BUFFERS || used.length > BUFFER || (ahead > 0 && used.length > left))
-            break;
+        if (used.id >= BUFFERS || used.length > BUFFER || used.length > end - to)
+            return nonsense();
         memcpy(to, window + DELIVERY_BUFFERS + used.id * BUFFER, used.length);
         to += used.length;
+        ids[ahead] = used.id;
         if (ahead == 0) {
             buffers = message.header.buffers;
             left += message.header.data_length;
-            if (message.header.data_length > DATA_MAX || buffers > BUFFERS || used.length > left)
-                break;
+            if (message.header.data_length > DATA_MAX || message.header.key_count > KEYS_MAX || buffers > BUFFERS)
+                return nonsense();
         }
+        if (used.length > left)
+            return nonsense();
         left -= used.length;
     }
-    if (!connected())
-        return 0;
-    if (left != 0)
-        fail("the host delivered nonsense");
+    if (left != 0 || !connected())
+        return nonsense();
     /* It is this program's now, whatever becomes of it. */
     __atomic_store_n((uint64_t *)(window + CONSUMED), ++consumed, __ATOMIC_SEQ_CST);
-    for (; buffers > 0; buffers--) {
-        uint16_t id = peek(&deliveries, 0).id;
-        deliveries.taken++;
-        publish(DELIVERY_QUEUE, &deliveries, id);
-    }
+    deliveries.taken += buffers;
+    for (uint16_t index = 0; index < buffers; index++)
+        publish(DELIVERY_QUEUE, &deliveries, ids[index]);
+    return 1;
+}
+
+/* Gives up the keys that came with the message. */
+static int drop_keys(void)
+{
+    struct completion done;
+
+    for (uint8_t index = 0; index < message.header.key_count; index++)
+        if (!request(&(struct request){ .kind = REQUEST_DROP, .handle = message.header.keys[index] }, NULL, &done))
+            return 0;
     return 1;
 }
 
@@ -266,15 +281,18 @@ static int answer(void)
     struct request reply = { .kind = REQUEST_REPLY, .handle = call->reply, .operation = call->operation,
                              .data_length = call->data_length, .key_count = call->key_count };
 
-    if (call->kind != DELIVERY_MESSAGE || call->reply == 0)
+    if (call->kind != DELIVERY_MESSAGE)
         return 1;
-    /* Without this, the caller would learn only that there was more than it has room for. */
+    if (call->reply == 0)
+        return drop_keys();
     if (reply.data_length > call->reply_capacity)
         reply.data_length = call->reply_capacity;
-    for (uint8_t index = 0; index < call->key_count && index < KEYS_MAX; index++)
+    for (uint8_t index = 0; index < call->key_count; index++)
         reply.keys[index] = (struct key_slot){ .handle = call->keys[index], .rights = RIGHTS_ALL };
-    /* Whether the caller was still there to be answered is no business of an echo. */
-    return request(&reply, message.data, &done);
+    if (!request(&reply, message.data, &done))
+        return 0;
+    /* The caller has given up, say. That is its own business, but the keys are still here. */
+    return done.status == STATUS_OK || drop_keys();
 }
 
 _Noreturn void _start(const struct boot_page *page)

@@ -6,6 +6,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::mem::offset_of;
+use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 use district_protocol::ABI_VERSION;
 use district_protocol::boot::{ARGUMENTS_MAX, ARGUMENTS_OFFSET, BOOT_MAGIC, BootPage, StartReason};
@@ -15,8 +16,9 @@ use crate::machine;
 
 fn word(offset: usize) -> u64 {
     let field = machine::boot_page().cast::<u8>().wrapping_add(offset).cast::<u64>();
-    // SAFETY: the page is readable for the district's whole life; all callers name an aligned word inside of it.
-    unsafe { field.read_volatile() }
+    // SAFETY: the page is readable for the district's whole life, and all callers name an aligned word inside of it; on
+    // x86-64, an atomic load of a word is one that memory mapped read-only allows.
+    unsafe { AtomicU64::from_ptr(field.cast_mut()) }.load(Ordering::Acquire)
 }
 
 fn consistent<T>(read: impl Fn() -> T) -> T {
@@ -43,8 +45,10 @@ impl Connection {
     }
 }
 
-/// The connection that is possible now.
+/// The connection that is possible now: by what it says, everything that was read from the window before can be judged.
 pub(crate) fn connection() -> Connection {
+    // The processor keeps reads in order by itself.
+    compiler_fence(Ordering::SeqCst);
     consistent(|| Connection { epoch: epoch(), session: session() })
 }
 

@@ -137,7 +137,7 @@ impl<'a> Invocation<'a> {
     fn submit(self, wanted: bool, until: Option<u64>) -> Result<Ticket, Error> {
         let deadline = self.deadline();
         if self.target.is_none() {
-            return Ok(Ticket { token: None, deadline });
+            return Ok(Ticket { state: State::Nothing, deadline });
         }
         let outgoing = Outgoing {
             operation: self.operation,
@@ -152,7 +152,8 @@ impl<'a> Invocation<'a> {
         let token = channel::with(|channel| channel.submit(&outgoing, &mut given, until))?;
         // They are the request's now.
         self.given.into_iter().for_each(|key| _ = key.into_name());
-        Ok(Ticket { token: wanted.then_some(token), deadline })
+        let state = if wanted { State::UnderWay(token) } else { State::Nothing };
+        Ok(Ticket { state, deadline })
     }
 }
 
@@ -163,35 +164,54 @@ pub struct TicketId(pub(crate) u64);
 /// Entitles to the outcome of one message. Dropping it means that nobody cares for the outcome; the message goes on.
 #[derive(Debug)]
 pub struct Ticket {
-    /// `None`: there is nothing to wait for, or the outcome has been handed out.
-    token: Option<Token>,
+    state: State,
     deadline: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    /// There is nothing to wait for: an answer that nobody wants.
+    Nothing,
+    UnderWay(Token),
+    /// The outcome has been handed out.
+    Spent,
 }
 
 impl Ticket {
     /// This ticket's name.
     pub fn id(&self) -> TicketId {
-        TicketId(self.token.map_or(0, |token| token.0))
+        match self.state {
+            State::UnderWay(token) => TicketId(token.0),
+            State::Nothing | State::Spent => TicketId(0),
+        }
     }
 
     /// Waits for the outcome.
     ///
     /// # Errors
-    /// Any. If the broker itself does not end the call by its deadline, [`Error::Unknown`].
+    /// Any. If the broker itself does not end the call by its deadline, [`Error::Unknown`]. If [`Self::poll`] has given
+    /// the outcome before, [`Error::Broken`].
     pub fn wait(mut self) -> Result<Reply, Error> {
-        let Some(token) = self.token else { return Ok(Reply::default()) };
+        let token = match self.state {
+            State::Nothing => return Ok(Reply::default()),
+            State::Spent => return Err(Error::Broken(Reason::Used)),
+            State::UnderWay(token) => token,
+        };
         let outcome = channel::with(|channel| channel.wait_for(token, self.deadline));
         // Without an outcome the ticket's end makes sure that a late one is thrown away.
         let outcome = outcome.ok_or(Error::Unknown(Reason::Deadline))?;
-        self.token = None;
+        self.state = State::Spent;
         outcome.map(Reply::from)
     }
 
     /// The outcome if it is there; it is handed out once.
     pub fn poll(&mut self) -> Option<Result<Reply, Error>> {
-        let token = self.token?;
-        let outcome = channel::with(|channel| channel.poll(token))?;
-        self.token = None;
+        let outcome = match self.state {
+            State::Nothing => Ok(Completion::default()),
+            State::Spent => return None,
+            State::UnderWay(token) => channel::with(|channel| channel.poll(token))?,
+        };
+        self.state = State::Spent;
         Some(outcome.map(Reply::from))
     }
 
@@ -201,7 +221,7 @@ impl Ticket {
     /// # Errors
     /// [`Error::WouldBlock`] if there is no room to ask just now.
     pub fn cancel(&self) -> Result<(), Error> {
-        let Some(token) = self.token else { return Ok(()) };
+        let State::UnderWay(token) = self.state else { return Ok(()) };
         let outgoing = Outgoing { argument: token.0, wanted: false, ..Outgoing::new(RequestKind::Cancel, None) };
         channel::with(|channel| channel.submit(&outgoing, &mut Vec::new(), None)).map(drop)
     }
@@ -209,7 +229,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if let Some(token) = self.token {
+        if let State::UnderWay(token) = self.state {
             channel::with(|channel| channel.forget(token));
         }
     }

@@ -44,18 +44,11 @@ pub(crate) fn ticks() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// Reads the device register at `offset`; each access leaves the guest and takes microseconds.
-pub(crate) fn read_register(offset: u16) -> u32 {
-    let register = (layout::DEVICE_BASE + u64::from(offset)) as *const u32;
-    // SAFETY: the device page is mapped for ring 3 for the district's whole life, and all registers that the SDK names
-    // are aligned and inside of it.
-    unsafe { register.read_volatile() }
-}
-
-/// Writes the device register at `offset`.
+/// Writes the device register at `offset`; each access leaves the guest and takes microseconds.
 pub(crate) fn write_register(offset: u16, value: u32) {
     let register = (layout::DEVICE_BASE + u64::from(offset)) as *mut u32;
-    // SAFETY: as for reading. A register write can make the host write to the window, which is only ever accessed
-    // through raw pointers.
+    // SAFETY: the device page is mapped for ring 3 for the district's whole life, and all registers that the SDK names
+    // are aligned and inside of it. A register write can make the host write to the window, which is only ever
+    // accessed through raw pointers.
     unsafe { register.write_volatile(value) }
 }

@@ -204,7 +204,11 @@ impl Host {
         self.wires.backlog.clear();
         self.wires.posted.clear();
         self.rung = [false; 2];
-        self.status = 0;
+        // A new broker leaves the device as it is; after a restore it is in its reset state.
+        self.status = if restored { 0 } else { self.status | 64 };
+        if restored {
+            (self.features, self.selected) = (0, [0; 2]);
+        }
         self.wires.woken = true;
     }
 
@@ -220,7 +224,9 @@ impl Host {
             0x070 => {
                 if value == 0 {
                     self.wires.queues.iter_mut().for_each(QueueT::reset);
-                    self.features = 0;
+                    (self.features, self.selected) = (0, [0; 2]);
+                } else {
+                    assert_eq!(value & self.status, self.status, "bits of the status are only added");
                 }
                 if value & 4 != 0 {
                     assert_eq!(self.features, FEATURES);
@@ -291,7 +297,7 @@ pub(crate) fn host<R>(access: impl FnOnce(&mut Host) -> R) -> R {
     HOST.with(|slot| access(slot.borrow_mut().as_mut().expect("a machine")))
 }
 
-/// The first of all handles that a test broker hands out.
+/// A handle as a broker makes it.
 pub(crate) fn handle(serial: u64) -> Handle {
     Handle::from_serial(serial)
 }
@@ -325,11 +331,6 @@ pub(crate) fn exit(code: u8, message: &str) -> ! {
 pub(crate) fn ticks() -> u64 {
     CLOCK.set(CLOCK.get() + 1);
     CLOCK.get()
-}
-
-pub(crate) fn read_register(register: u16) -> u32 {
-    assert_eq!(register, 0x070);
-    host(|host| host.status)
 }
 
 pub(crate) fn write_register(register: u16, value: u32) {

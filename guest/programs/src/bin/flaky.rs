@@ -122,18 +122,36 @@ fn exhaust() {
     }
 }
 
-/// Overwrites the window, queues and all, with a sequence that is different in each epoch, and rings the doorbells.
+/// Overwrites the window, queues and all, with a sequence that is different in each epoch, and rings the doorbells. Each
+/// time that the host ends the connection for it, it makes a new one and goes on.
 fn garbage() {
     let (base, size) = boot::window();
     let mut seed = u64::from_le_bytes(core::array::from_fn(|index| boot::entropy()[index])) | 1;
+    let mut random = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed ^ seed >> 29
+    };
+    let mut session = boot::session();
     loop {
         // Mostly the first pages, where the queues are.
-        let span = if seed & 3 == 0 { size } else { 16 * PAGE_SIZE };
-        for _ in 0..1000 {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            poke(base + (seed >> 20) % span / 8 * 8, seed ^ seed >> 32);
+        let span = if random() % 4 == 0 { size } else { 16 * PAGE_SIZE };
+        for _ in 0..random() % 2000 {
+            let place = base + random() % span / 16 * 16;
+            // Noise; a descriptor that is almost right; ring entries that are; nothing.
+            let (low, high) = match random() % 4 {
+                0 => (random(), random()),
+                1 => (base + random() % size, random() & 0x03ff_0007_0000_ffff),
+                2 => (random() & 0x03ff_03ff_03ff_03ff, random() & 0x03ff_03ff_03ff_03ff),
+                _ => (0, 0),
+            };
+            poke(place, low);
+            poke(place + 8, high);
         }
         ring(0);
         ring(1);
+        if boot::session() != session {
+            session = boot::session();
+            log!("connection {session}");
+        }
     }
 }

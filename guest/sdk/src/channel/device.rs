@@ -3,10 +3,9 @@
 
 use district_protocol::channel::{DELIVERY_QUEUE, FEATURES, REQUEST_QUEUE};
 
-use super::HostFault;
 use super::ring::Ring;
 use super::window::Window;
-use crate::machine::{read_register, write_register};
+use crate::machine::write_register;
 
 const DRIVER_FEATURES: u16 = 0x020;
 const DRIVER_FEATURES_SELECT: u16 = 0x024;
@@ -24,32 +23,33 @@ const DRIVER: u32 = 2;
 const DRIVER_OK: u32 = 4;
 const FEATURES_OK: u32 = 8;
 
-/// Resets the device and gives it both queues, which begin to work at once.
-pub(super) fn start(window: &Window, requests: &Ring, deliveries: &Ring) -> Result<(), HostFault> {
-    write_register(STATUS, 0);
-    write_register(STATUS, ACKNOWLEDGE);
+/// Gives the device, after a `reset` if it has been used before, both queues, which begin to work at once.
+pub(super) fn start(window: &Window, requests: &Ring, deliveries: &Ring, reset: bool) {
+    if reset {
+        write_register(STATUS, 0);
+    }
     write_register(STATUS, ACKNOWLEDGE | DRIVER);
-    for (select, features) in [(0, FEATURES), (1, FEATURES >> 32)] {
-        write_register(DRIVER_FEATURES_SELECT, select);
-        write_register(DRIVER_FEATURES, low(features));
-    }
+    // What is zero after a reset is not written: selectors, and the upper halves of addresses, which are below 4 GiB.
+    write_register(DRIVER_FEATURES, low(FEATURES));
+    write_register(DRIVER_FEATURES_SELECT, 1);
+    write_register(DRIVER_FEATURES, low(FEATURES >> 32));
     write_register(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK);
-    if read_register(STATUS) & FEATURES_OK == 0 {
-        return Err(HostFault("the device refuses its own features"));
-    }
-    for (number, ring) in [(REQUEST_QUEUE, requests), (DELIVERY_QUEUE, deliveries)] {
-        let [descriptors, available, used] = ring.places();
-        write_register(QUEUE_SELECT, u32::from(number));
-        write_register(QUEUE_SIZE, u32::from(ring.size()));
-        // The upper halves are zero after a reset, and the window is below 4 GiB.
-        write_register(QUEUE_DESCRIPTORS_LOW, low(window.address(descriptors)));
-        write_register(QUEUE_DRIVER_LOW, low(window.address(available)));
-        write_register(QUEUE_DEVICE_LOW, low(window.address(used)));
-        write_register(QUEUE_READY, 1);
-    }
+    place_queue(window, requests);
+    write_register(QUEUE_SELECT, u32::from(DELIVERY_QUEUE));
+    place_queue(window, deliveries);
     write_register(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
-    Ok(())
 }
+
+fn place_queue(window: &Window, ring: &Ring) {
+    let [descriptors, available, used] = ring.places();
+    write_register(QUEUE_SIZE, u32::from(ring.size()));
+    write_register(QUEUE_DESCRIPTORS_LOW, low(window.address(descriptors)));
+    write_register(QUEUE_DRIVER_LOW, low(window.address(available)));
+    write_register(QUEUE_DEVICE_LOW, low(window.address(used)));
+    write_register(QUEUE_READY, 1);
+}
+
+const _: () = assert!(REQUEST_QUEUE == 0 && DELIVERY_QUEUE == 1);
 
 /// Tells the device to look at this queue.
 pub(super) fn ring_doorbell(queue: u16) {

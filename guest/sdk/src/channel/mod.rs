@@ -101,18 +101,14 @@ impl Channel {
         let requests = Requests::new(requests, space);
         let channel =
             Channel { connection, window, requests, deliveries, dropped: Vec::new(), lost: None, log: LogKey::Unknown };
-        channel.start_device();
+        channel.start_device(false);
         channel
     }
 
-    fn start_device(&self) {
-        match device::start(&self.window, self.requests.ring(), self.deliveries.ring()) {
-            // Half of it may have gone to a device that a restore had already reset.
-            Err(HostFault(what)) if boot::connection() == self.connection => machine::exit(HOST_FAULT, what),
-            // If the connection has ended, half of it may have gone to a device that a restore had already reset; the
-            // next look at the connection begins again.
-            _ => {}
-        }
+    /// If the connection ends meanwhile, half of it may go to a device that a restore has already reset; the next look at
+    /// the connection then begins again.
+    fn start_device(&self, reset: bool) {
+        device::start(&self.window, self.requests.ring(), self.deliveries.ring(), reset);
     }
 
     /// Sets everything up anew as long as the connection is not the present one.
@@ -133,7 +129,7 @@ impl Channel {
             self.window = window;
             self.deliveries = deliveries;
             self.requests.restart(requests, space, Error::Unknown(reason));
-            self.start_device();
+            self.start_device(true);
         }
     }
 
@@ -327,7 +323,6 @@ pub(crate) fn with<R>(access: impl FnOnce(&mut Channel) -> R) -> R {
 }
 
 /// Waits, not for long, until the broker has taken everything that was sent without waiting for it.
-#[cfg_attr(test, allow(dead_code))]
 pub(crate) fn settle() {
     place::with(|channel| {
         if let Ok(mut channel) = channel.try_borrow_mut()

@@ -303,6 +303,7 @@ fn c03_calls_under_way_end_when_the_connection_does() {
         assert!(matches!(next_event(None), Some(Event::Finished(id)) if id == other.id()));
         assert_eq!(other.poll(), Some(Err(Error::Unknown(reason))));
         assert_eq!(other.poll(), None);
+        assert_eq!(other.wait(), Err(Error::Broken(Reason::Used)));
         assert_eq!(Key::bootstrap().call(2, &[]).wait().unwrap().result, 3);
     }
 }

@@ -75,19 +75,28 @@ impl Window {
         unsafe { ptr::write_bytes(self.at(offset, len), 0, len) }
     }
 
-    /// Copies bytes at `offset` out. They may be anything.
+    /// Copies bytes at `offset`, a multiple of 4, out. They may be anything, but each is read once: what is checked is
+    /// what is used.
     pub(super) fn read<const N: usize>(&self, offset: u64) -> [u8; N] {
+        const { assert!(N.is_multiple_of(4)) };
+        let place = self.at(offset, N).cast::<u32>();
+        assert!(place.is_aligned());
         let mut bytes = [0; N];
-        // SAFETY: the source is inside of the window, the destination private. The broker has no business writing
-        // there after the `load_u16` that made the caller look; if it does, the bytes are unspecified and nothing else.
-        unsafe { ptr::copy_nonoverlapping(self.at(offset, N), bytes.as_mut_ptr(), N) }
+        for (index, chunk) in bytes.chunks_exact_mut(4).enumerate() {
+            // SAFETY: aligned and inside of the window, which is mapped for the district's whole life. The broker has no
+            // business writing there after the `load_u16` that made the caller look; if it does, the value is
+            // unspecified and nothing else.
+            let word = unsafe { place.wrapping_add(index).read_volatile() };
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
         bytes
     }
 
     /// Appends `len` bytes at `offset` to `out`. They may be anything.
     pub(super) fn read_into(&self, offset: u64, len: usize, out: &mut Vec<u8>) {
         out.reserve(len);
-        // SAFETY: as for `read`; the destination is the spare capacity that `reserve` has made.
+        // SAFETY: the source is inside of the window, and may change meanwhile as for `read`; nothing looks at these bytes
+        // but the program. The destination is the spare capacity that `reserve` has made.
         unsafe { ptr::copy_nonoverlapping(self.at(offset, len), out.spare_capacity_mut().as_mut_ptr().cast(), len) }
         // SAFETY: the capacity is there, and the bytes up to the new length have just been written.
         unsafe { out.set_len(out.len() + len) }

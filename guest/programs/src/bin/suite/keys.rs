@@ -19,8 +19,12 @@ pub(crate) fn c01_exactly_one_key(_: &str) -> Verdict {
     let numbers = (0..2000).filter(|&number| number != 1).map(Handle);
     let serials = (1..2000).map(Handle::from_serial);
     for handle in numbers.chain(serials) {
-        let error = Key::from_handle(handle).identify().err();
-        expect(&format!("handle {:#x}", handle.0), error, Some(Error::NoKey(Argument::TARGET)))?;
+        match Key::from_handle(handle).identify().err() {
+            Some(Error::NoKey(Argument::TARGET)) => {}
+            // What an earlier life may have had is told from what never was.
+            Some(Error::Broken(Reason::SelfRestart)) if boot::epoch() > 1 && handle.serial().is_some() => {}
+            other => return Err(format!("handle {:#x}: {other:?}", handle.0)),
+        }
     }
     Ok(())
 }
@@ -95,8 +99,9 @@ pub(crate) fn c12_no_more_rights(_: &str) -> Verdict {
     let weak = works("derive", own.derive().rights(Rights::CALL.union(Rights::DERIVE)).make())?;
     let (_, rights) = works("identify", weak.identify())?;
     expect("rights", rights, Rights::CALL.union(Rights::DERIVE))?;
-    expect("more", weak.derive().rights(Rights::CALL.union(Rights::TRANSFER)).make().err(), Some(DENIED))?;
-    expect("all", weak.derive().rights(Rights::ALL).make().err(), Some(DENIED))?;
+    let denied = Some(Error::Denied(Argument::OPERATION));
+    expect("more", weak.derive().rights(Rights::CALL.union(Rights::TRANSFER)).make().err(), denied)?;
+    expect("all", weak.derive().rights(Rights::ALL).make().err(), denied)?;
     let weaker = works("less", weak.derive().rights(Rights::CALL).make())?;
     expect("from one without", weaker.derive().rights(Rights::CALL).make().err(), Some(DENIED))?;
     works("send through the child", weaker.send(5, &[]).wait())?;
@@ -107,7 +112,8 @@ pub(crate) fn c12_no_more_rights(_: &str) -> Verdict {
 pub(crate) fn c14_badges(_: &str) -> Verdict {
     let own = works("export", export(7))?;
     let badged = works("derive", own.derive().badge(42).make())?;
-    expect("second badge", badged.derive().badge(43).make().err(), Some(DENIED))?;
+    let denied = Some(Error::Denied(Argument::HEADER));
+    expect("second badge", badged.derive().badge(43).make().err(), denied)?;
     let child = works("derive", badged.derive().make())?;
     for (key, badge) in [(&own, 0), (&badged, 42), (&child, 42)] {
         works("send", key.send(1, &[]).wait())?;
