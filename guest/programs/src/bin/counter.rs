@@ -1,4 +1,5 @@
-//! A service that counts. `counter [NAME]` publishes it under that name, or `counter`.
+//! A service that counts. `counter [NAME [CRASH_AT [IDLE]]]` publishes it under that name, or `counter`; crashes each time
+//! that it is about to count to CRASH_AT; and exits when nobody has called for IDLE milliseconds.
 //!
 //! Operation 1 adds the number in the data (a little-endian u64, or 1 if there is none), 2 asks for the count. Both
 //! answer with the count. The count is an ordinary variable: it is as old as the district's memory.
@@ -11,6 +12,8 @@ extern crate alloc;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 
+use core::time::Duration;
+
 use district_sdk::{Error, Event, Message, boot, log, next_event, publish};
 
 district_sdk::entry!(main);
@@ -19,13 +22,20 @@ const ADD: u64 = 1;
 const GET: u64 = 2;
 
 fn main() -> Result<(), Error> {
-    let name = boot::arguments().next().unwrap_or_else(|| String::from("counter"));
+    let mut arguments = boot::arguments();
+    let name = arguments.next().unwrap_or_else(|| String::from("counter"));
+    let mut number = || arguments.next().and_then(|text| text.parse::<u64>().ok());
+    let (crash_at, idle) = (number(), number().map(Duration::from_millis));
     let mut count = 0;
     let mut clients = BTreeSet::new();
     let mut service = publish(&name, 0)?;
     loop {
-        match next_event(None) {
+        match next_event(idle) {
             Some(Event::Message(message)) => {
+                if message.operation == ADD && Some(count + 1) == crash_at {
+                    log!("about to count to {}, which goes wrong", count + 1);
+                    crash();
+                }
                 if message.badge != 0 && clients.insert(message.badge) {
                     log!("{} clients so far", clients.len());
                 }
@@ -40,9 +50,20 @@ fn main() -> Result<(), Error> {
                 drop(service);
                 return Ok(());
             }
+            None => {
+                log!("nobody has called for a while; at {count}");
+                return Ok(());
+            }
             _ => {}
         }
     }
+}
+
+/// The mistake that this program is known for: it writes to an address that no district has.
+fn crash() {
+    // SAFETY: a write wants memory that is the program's own. This is not: that the district ends here, and nobody else
+    // notices more than an unanswered call, is what is shown.
+    unsafe { core::ptr::without_provenance_mut::<u64>(0xdead_0000).write_volatile(1) };
 }
 
 fn answer(message: &Message, count: &mut u64) {

@@ -24,7 +24,7 @@ district_sdk::entry!(main);
 /// How long a name may take to become ready, and a call of a round to be answered.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between rounds.
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(5);
 /// Time for an outcome that there should not be.
 const WHILE: Duration = Duration::from_millis(100);
 
