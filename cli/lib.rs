@@ -29,8 +29,12 @@ pub fn main() -> ExitCode {
         if output::is_closed(&error) {
             return exit::SUCCESS;
         }
+        let said = match error.downcast_ref() {
+            Some(Wrong { what, remedy }) => format!("{what}\n  remedy: {remedy}"),
+            None => format!("{error:#}"),
+        };
         // Nothing can be done about a closed standard error.
-        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        let _ = writeln!(std::io::stderr(), "error: {said}");
         if error.is::<Mistakes>() || error.is::<Wrong>() { exit::USAGE } else { exit::FAILURE }
     });
     ExitCode::from(code)

@@ -124,7 +124,11 @@ fn a_state_directory_with_a_long_path_is_refused_with_the_length_that_fits() {
     let long = format!("/tmp/{}", "x".repeat(100));
     let output = district(&["ps", "--dir", &long]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("has a path of 105 bytes; give one of at most 65 bytes"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("has a path of 105 bytes\n  remedy: give one of at most 65 bytes"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]

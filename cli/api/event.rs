@@ -43,7 +43,8 @@ pub struct Event {
     pub district: Option<Name>,
     /// In which of its lives; 0: in none.
     pub epoch: u64,
-    /// What the district does now.
+    /// What the district does now. An event of another kind that leaves it `Failed` is followed by one of the kind
+    /// [`EventKind::Failed`].
     pub state: Option<State>,
     /// The code, for [`EventKind::Exited`].
     pub exit_code: Option<u8>,

@@ -28,6 +28,8 @@ impl Daemon {
         if session::find(&directory)?.is_some() {
             bail!("a daemon is running at {} already", directory.path().display());
         }
+        // What concerns the operator of the host; what districts say is in their logs.
+        env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
         let daemon = daemon::start(Options { directory: directory.clone(), hosted: false })?;
         let mailbox = daemon.mailbox().clone();
         let leave = if self.leave_running { Leave::Running } else { Leave::Stopped };

@@ -7,7 +7,7 @@ use super::event_line::EventPrinter;
 use super::{Place, exit, session};
 use crate::api::event::EventKind;
 use crate::api::name::Name;
-use crate::terminal::output::Output;
+use crate::terminal::output::{self, Output};
 
 /// Print the logs of districts
 #[derive(Debug, Args)]
@@ -35,6 +35,10 @@ pub struct Logs {
 impl Logs {
     pub(super) fn run(self, place: &Place) -> Result<u8> {
         let client = session::join(&place.state_dir()?)?;
+        if self.follow {
+            // The next line may be long in coming.
+            output::when_closed(|| std::process::exit(i32::from(exit::SUCCESS)))?;
+        }
         let plain = self.names.len() == 1 && !self.json;
         let output = Output::standard();
         let mut printer = EventPrinter::new(&self.names, self.json);

@@ -94,8 +94,8 @@ struct ImageArguments {
 }
 
 impl ImageArguments {
-    fn search(self) -> ImageSearch {
-        ImageSearch { folder: self.images }
+    fn search(&self) -> ImageSearch {
+        ImageSearch { folder: self.images.clone() }
     }
 }
 

@@ -1,13 +1,14 @@
 //! `district run`: one program in a district of its own, like an ordinary command.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
+use district_protocol::layout::WINDOW_SIZE_DEFAULT;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
+use super::interrupt::{Interrupt, stop_all, stop_when_interrupted};
 use super::session::{self, Session};
-use super::up::{stop_all, stop_when_interrupted};
 use super::watch::{Watch, follow};
 use super::{ImageArguments, Place, exit};
 use crate::api::client::Client;
@@ -83,15 +84,15 @@ fn name_of(image: &Path, suffix: &str) -> Result<Name, Wrong> {
 
 impl Run {
     pub(super) fn run(self, place: &Place) -> Result<u8> {
-        let images = ImageArguments { images: self.images.images.clone() }.search();
-        let image = images.find(&self.image, Path::new("."))?;
+        let image = self.images.search().find(&self.image, Path::new("."))?;
+        image.check_memory(self.memory, WINDOW_SIZE_DEFAULT)?;
         rules::arguments(&self.arguments)?;
         let (session, temporary) = connect(place)?;
-        let spec = self.spec(image, session.is_hosted())?;
+        let spec = self.spec(image.path, session.is_hosted())?;
         let name = spec.name.clone();
         let interrupt = stop_when_interrupted(&session.client, vec![name.clone()])?;
 
-        let code = start_and_follow(&session.client, spec);
+        let code = start_and_follow(&session.client, spec, &interrupt);
         if !session.is_hosted() {
             // It was for this one run; if the daemon cannot forget it now, `district remove` can.
             let _ = session.client.remove(&name);
@@ -99,7 +100,12 @@ impl Run {
         session.close()?;
         drop(temporary);
         let code = code?;
-        Ok(if interrupt.has_come() { exit::INTERRUPTED } else { code })
+        Ok(match code {
+            _ if interrupt.has_come() => exit::INTERRUPTED,
+            // Stopped because nobody reads the output any more, which is no failure.
+            exit::NOT_EXITED if interrupt.is_stopping() => exit::SUCCESS,
+            code => code,
+        })
     }
 
     fn spec(self, image: PathBuf, alone: bool) -> Result<Spec, Wrong> {
@@ -146,33 +152,31 @@ fn connect(place: &Place) -> Result<(Session, Option<TempDir>)> {
     Ok((session, Some(temporary)))
 }
 
-fn start_and_follow(client: &Client, spec: Spec) -> Result<u8> {
+fn start_and_follow(client: &Client, spec: Spec, interrupt: &Interrupt) -> Result<u8> {
     let names = [spec.name.clone()];
     let events = client.events(&names, true)?;
     if let Err(error) = client.start(vec![spec]) {
         report(&error.to_string());
         return Ok(exit::NOT_STARTED);
     }
+    interrupt.catch_up(client, &names);
     let output = Output::standard();
-    let mut code = exit::NOT_EXITED;
+    let mut code = exit::NOT_STARTED;
     let result = follow(client, events, &mut Watch::new(&names), |event| {
         show(&output, event)?;
         match (event.kind, event.exit_code) {
+            (EventKind::Started, _) => code = exit::NOT_EXITED,
             (EventKind::Exited, Some(exit_code)) => code = exit_code,
-            (EventKind::Failed, _) => code = exit::NOT_STARTED,
             _ => {}
         }
         Ok(())
     });
-    match result {
-        Ok(()) => Ok(code),
-        Err(error) => {
-            if error.is::<OutputError>() {
-                stop_all(client, &names);
-            }
-            bail!(error)
-        }
+    if let Err(error) = &result
+        && error.is::<OutputError>()
+    {
+        stop_all(client, &names);
     }
+    result.map(|()| code)
 }
 
 fn show(output: &Output, event: &Event) -> Result<(), OutputError> {

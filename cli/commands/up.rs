@@ -5,12 +5,11 @@ use clap::Args;
 use std::path::PathBuf;
 
 use super::event_line::EventPrinter;
-use super::interrupt::{self, Interrupt};
+use super::interrupt::{Interrupt, stop_all, stop_when_interrupted};
 use super::session::Session;
 use super::watch::{Watch, follow};
 use super::{ImageArguments, Place, exit};
 use crate::api::client::Client;
-use crate::api::info::DistrictInfo;
 use crate::api::name::Name;
 use crate::api::spec::Spec;
 use crate::manifest::Manifest;
@@ -46,7 +45,7 @@ impl Up {
 
         let mut watch = Watch::new(&names);
         let mut printer = EventPrinter::new(&names, self.json);
-        let result = start_and_follow(&session.client, manifest.districts, &mut watch, &mut printer);
+        let result = start_and_follow(&session.client, manifest.districts, &interrupt, &mut watch, &mut printer);
         let result = match result {
             // Nobody looks any more: as if interrupted, but that is no failure.
             Err(error) if error.is::<OutputError>() => {
@@ -69,11 +68,18 @@ impl Up {
     }
 }
 
-fn start_and_follow(client: &Client, specs: Vec<Spec>, watch: &mut Watch, printer: &mut EventPrinter) -> Result<()> {
+fn start_and_follow(
+    client: &Client,
+    specs: Vec<Spec>,
+    interrupt: &Interrupt,
+    watch: &mut Watch,
+    printer: &mut EventPrinter,
+) -> Result<()> {
     let names: Vec<Name> = specs.iter().map(|spec| spec.name.clone()).collect();
     // First the ear, then the noise: nothing that happens in between is missed.
     let events = client.events(&names, true)?;
     client.start(specs)?;
+    interrupt.catch_up(client, &names);
     follow(client, events, watch, |event| Ok(printer.print(event)?))
 }
 
@@ -81,27 +87,10 @@ fn start_and_follow(client: &Client, specs: Vec<Spec>, watch: &mut Watch, printe
 fn wait_for_others(client: &Client, printer: &mut EventPrinter) -> Result<()> {
     let events = client.events(&[], true)?;
     let others: Vec<Name> =
-        client.list()?.into_iter().filter(|info| !info.state.is_over()).map(|info: DistrictInfo| info.name).collect();
+        client.list()?.into_iter().filter(|info| !info.state.is_over()).map(|info| info.name).collect();
     if others.is_empty() {
         return Ok(());
     }
     let mut watch = Watch::new(&others);
     follow(client, events, &mut watch, |event| Ok(printer.print(event)?))
-}
-
-/// Stops these districts at the first signal, by a client of its own: the command's is busy.
-pub(super) fn stop_when_interrupted(client: &Client, names: Vec<Name>) -> Result<Interrupt> {
-    let socket = client.socket().to_owned();
-    Ok(interrupt::handle(move || {
-        if let Ok(client) = Client::connect(&socket) {
-            stop_all(&client, &names);
-        }
-    })?)
-}
-
-/// Stops all of them. One that cannot be stopped is not running, or the daemon is gone.
-pub(super) fn stop_all(client: &Client, names: &[Name]) {
-    for name in names {
-        let _ = client.stop(name);
-    }
 }

@@ -28,8 +28,14 @@ impl Watch {
             }
         }
         // A log line tells the state that its writer was in, and says nothing about an end.
+        // The event that made a district fail comes just before the one that says so.
+        let tells_state = match event.kind {
+            EventKind::Log => false,
+            EventKind::Failed => true,
+            _ => event.state != Some(State::Failed),
+        };
         if let Some(name) = &event.district
-            && event.kind != EventKind::Log
+            && tells_state
         {
             self.set(name, event.state);
         }

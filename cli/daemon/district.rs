@@ -12,7 +12,7 @@ use super::logs::Log;
 use super::process::Process;
 use super::store::Record;
 use crate::api::command::Reply;
-use crate::api::info::{DistrictInfo, End, State};
+use crate::api::info::{DistrictInfo, State};
 use crate::api::name::Name;
 
 /// A district of the catalogue.
@@ -25,7 +25,6 @@ pub struct District {
     pub epoch: u64,
     pub supervisor: Supervisor,
     pub life: Option<Life>,
-    pub last_end: Option<End>,
     /// Restarts that nobody asked for, since somebody last asked for a start.
     pub restarts: u64,
     pub log: Option<Log>,
@@ -91,16 +90,21 @@ impl District {
         District {
             name,
             id: DistrictId(record.id),
-            state: State::Stopped,
+            // One that should be running is not, until its vmm process has been found or started.
+            state: if record.state.is_over() { record.state } else { State::Stopped },
             epoch,
             supervisor: Supervisor::new(super::lives::policy(&record.spec.restart)),
             life: None,
-            last_end: None,
             restarts: 0,
             log: None,
             waiting: Vec::new(),
             record,
         }
+    }
+
+    /// Whether somebody waits for a new life of it.
+    pub fn restart_is_asked_for(&self) -> bool {
+        self.waiting.iter().any(|waiting| matches!(waiting, Waiting::Restart(_)))
     }
 
     /// What is told about it. `now` is the event loop's time.
@@ -114,7 +118,7 @@ impl District {
             restarts: self.restarts,
             uptime_ms: self.life.as_ref().map(|life| now.saturating_sub(life.began) / 1_000_000),
             memory: self.record.spec.memory,
-            last_end: self.last_end.clone(),
+            last_end: self.record.last_end.clone(),
         }
     }
 }

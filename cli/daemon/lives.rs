@@ -86,7 +86,8 @@ impl EventLoop {
     fn try_start(&mut self, slot: usize, reason: StartReason) -> Result<()> {
         let directory = self.directory.path().to_owned();
         let district = &mut self.slots[slot];
-        district.record.wanted = true;
+        // What a command hosts ends with it, however that ends; no later daemon is to start it.
+        district.record.wanted = !self.tied;
         if district.log.is_none() {
             district.log = Some(Log::open(&directory, &district.name).context("its log cannot be opened")?);
         }
@@ -142,8 +143,16 @@ impl EventLoop {
         let found = Process::find(self.directory.path(), self.slots[slot].id);
         let entered = match found {
             Ok(Some((process, control))) => {
-                self.already_started(slot);
-                self.enter(slot, process, control)
+                let wanted = self.slots[slot].record.wanted;
+                if wanted {
+                    self.already_started(slot);
+                }
+                let entered = self.enter(slot, process, control);
+                if !wanted {
+                    // The command that hosted it was killed, or its end was not recorded any more. It is not restarted.
+                    self.kill(slot, "it was to end with an earlier daemon".to_owned());
+                }
+                entered
             }
             Ok(None) => {
                 process::forget_socket(self.directory.path(), self.slots[slot].id);
@@ -274,6 +283,8 @@ impl EventLoop {
                     life.process.kill();
                 }
             }
+            // Somebody who asked for a restart gets it at once.
+            _ if was_waiting && district.restart_is_asked_for() => {}
             _ if was_waiting => {
                 district.state = State::Stopped;
                 self.not_wanted(slot);
@@ -296,9 +307,12 @@ impl EventLoop {
 
     fn not_wanted(&mut self, slot: usize) {
         // A daemon that ends has said already what the next one is to do.
-        if self.ending.is_none() && std::mem::take(&mut self.slots[slot].record.wanted) {
-            self.save(slot);
+        let district = &mut self.slots[slot];
+        if self.ending.is_none() {
+            district.record.wanted = false;
+            district.record.state = district.state;
         }
+        self.save(slot);
     }
 
     fn save(&mut self, slot: usize) {
@@ -349,10 +363,11 @@ impl EventLoop {
         let stopping = self.slots[slot].state == State::Stopping;
         let action = self.slots[slot].supervisor.ended(self.now, ending);
         let district = &mut self.slots[slot];
-        district.last_end = Some(End { time_ms: now_ms(), exit_code, text: text.clone() });
+        district.record.last_end = Some(End { time_ms: now_ms(), exit_code, text: text.clone() });
         district.state = match action {
             Action::StartAt(_) => State::BackingOff,
             Action::Failed(_) => State::Failed,
+            _ if district.restart_is_asked_for() => State::Starting,
             _ if stopping => State::Stopped,
             _ => State::Exited,
         };
@@ -364,7 +379,13 @@ impl EventLoop {
             Action::StartAt(at) => {
                 self.timers.add(at, Due::Restart(slot));
                 let wait = at.saturating_sub(self.now) / 1_000_000;
-                self.publish(&Event::now(EventKind::Restarting, name, epoch, state, format!("restarting in {wait} ms")));
+                self.publish(&Event::now(
+                    EventKind::Restarting,
+                    name,
+                    epoch,
+                    state,
+                    format!("restarting in {wait} ms"),
+                ));
             }
             Action::Failed(_) => {
                 let restart = self.slots[slot].record.spec.restart;

@@ -116,8 +116,11 @@ impl EventLoop {
     fn check_published(&self, published: &Published, together: &[Spec]) -> Result<(), Refusal> {
         let known = self.names.get(&published.district).map(|slot| &self.slots[*slot].record.spec);
         let Some(owner) = together.iter().find(|spec| spec.name == published.district).or(known) else {
-            return Err(Refusal::new(RefusalKind::Invalid, format!("no district has the name `{}`", published.district))
-                .remedy(format!("start it before, or together with, the one that is granted {published}")));
+            return Err(Refusal::new(
+                RefusalKind::Invalid,
+                format!("no district has the name `{}`", published.district),
+            )
+            .remedy(format!("start it before, or together with, the one that is granted {published}")));
         };
         if !owner.publishes.contains(&published.name) {
             return Err(Refusal::new(
@@ -135,14 +138,13 @@ impl EventLoop {
             let district = &mut self.slots[slot];
             if district.life.is_none() && district.record.spec != spec {
                 let (record, epoch) = (Record { spec, ..district.record.clone() }, district.epoch);
-                let last_end = district.last_end.take();
-                *district = District { last_end, ..District::new(name, record, epoch) };
+                *district = District::new(name, record, epoch);
             }
             return Ok(slot);
         }
         let mut id = [0; 16];
         traffic::random(&mut id).map_err(|error| failed(format!("no random bytes: {error}")))?;
-        let record = Record { id, spec, wanted: false };
+        let record = Record::new(id, spec);
         self.store.put_district(name.as_str(), &record).map_err(|error| failed(format!("{error:#}")))?;
         Ok(self.add_district(District::new(name, record, 0)))
     }
@@ -164,8 +166,9 @@ impl EventLoop {
 
     /// The life that somebody waited for the end of is over.
     pub fn answer_waiting(&mut self, slot: usize) {
+        let restart = self.slots[slot].restart_is_asked_for();
         let waiting = std::mem::take(&mut self.slots[slot].waiting);
-        if waiting.iter().any(|waiting| matches!(waiting, Waiting::Restart(_))) {
+        if restart {
             let started = self.start_by_request(slot);
             for waiting in waiting {
                 let (Waiting::Restart(reply) | Waiting::Stopped(reply)) = waiting;

@@ -70,7 +70,8 @@ impl EventLoop {
             Ok(Progress::Ready(channel)) => {
                 for kick in channel.kick_fds() {
                     if let Err(error) = self.watched.add_doorbell(kick, Ready::Kick(number)) {
-                        return self.session_failed(slot, &ChannelError::Host { doing: "watch a doorbell", source: error });
+                        return self
+                            .session_failed(slot, &ChannelError::Host { doing: "watch a doorbell", source: error });
                     }
                 }
                 if let Session::Offered(backend) = std::mem::replace(&mut life.session, Session::Closed) {
@@ -93,11 +94,23 @@ impl EventLoop {
 
     /// A session is over and its life goes on: the guest gets another one.
     pub fn session_failed(&mut self, slot: usize, error: &ChannelError) {
-        match error {
-            ChannelError::Closed => log::debug!("district {}: session over: {error}", self.slots[slot].name),
-            _ => log::warn!("district {}: session over: {error}", self.slots[slot].name),
-        }
-        self.end_session(slot, Reason::Unreachable);
+        let reason = match error {
+            // The guest began anew, or its vmm process has died and its end is heard of next: to others it is the same.
+            ChannelError::Closed => {
+                log::debug!("district {}: session over: {error}", self.slots[slot].name);
+                Reason::PeerRestart
+            }
+            // Its own doing, and of interest to whoever wrote it. A daemon's log that a guest can fill helps nobody.
+            ChannelError::Ring { .. } | ChannelError::Setup(_) => {
+                self.write_log(self.slots[slot].id, &format!("(from the host: the device needs a reset: {error})"));
+                Reason::Unreachable
+            }
+            _ => {
+                log::warn!("district {}: session over: {error}", self.slots[slot].name);
+                Reason::Unreachable
+            }
+        };
+        self.end_session(slot, reason);
         let Some(life) = &mut self.slots[slot].life else { return };
         if self.now.saturating_sub(life.session_began) > LONG {
             life.sessions = 1;

@@ -11,6 +11,7 @@ use district_broker::{BindingRecord, DistrictId};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
+use crate::api::info::{End, State};
 use crate::api::spec::Spec;
 
 /// District name -> [`Record`] as JSON.
@@ -37,6 +38,17 @@ pub struct Record {
     pub spec: Spec,
     /// Whether it should be running: what the next daemon goes by.
     pub wanted: bool,
+    /// What it was left as, if it should not be running.
+    pub state: State,
+    /// How its last life ended, if one did.
+    pub last_end: Option<End>,
+}
+
+impl Record {
+    /// A district that has never run.
+    pub fn new(id: [u8; 16], spec: Spec) -> Record {
+        Record { id, spec, wanted: false, state: State::Stopped, last_end: None }
+    }
 }
 
 /// What a session of a district begins with, durable.
@@ -200,7 +212,7 @@ mod tests {
 
     fn record() -> Record {
         let spec = Spec::new(Name::new("counter").unwrap(), "/image".into());
-        Record { id: [7; 16], spec, wanted: true }
+        Record::new([7; 16], spec)
     }
 
     #[test]

@@ -120,6 +120,8 @@ impl EventLoop {
             Effect::Log { district, text } => self.write_log(district, &text),
             Effect::FillRandom { district, chain, token, count } => self.fill_random(district, chain, token, count),
             Effect::Bound(record) => {
+                // The name works all the same while this daemon lives. After that its version may be one that was seen
+                // before, as after any loss of the last write.
                 if let Err(error) = self.store.put_binding(&record) {
                     log::error!("name {} of district {} is not on disk: {error:#}", record.name, record.owner);
                 }
@@ -157,7 +159,8 @@ impl EventLoop {
         self.complete(district, chain, &header, &data);
     }
 
-    fn write_log(&mut self, district: DistrictId, text: &str) {
+    /// Writes to a district's log, and tells whoever follows it.
+    pub fn write_log(&mut self, district: DistrictId, text: &str) {
         let Some(slot) = self.slot_of(district) else { return };
         let epoch = self.slots[slot].epoch;
         let Some(log) = &mut self.slots[slot].log else { return };

@@ -1,12 +1,12 @@
 //! One district of a manifest.
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::grant::{self, Reference};
-use super::image::ImageSearch;
+use super::image::{Image, ImageSearch};
 use super::reader::Reader;
 use super::{field, policy};
 use crate::api::name::Name;
@@ -44,8 +44,14 @@ pub fn read(
 
     // The name only stands in for a wrong one until the mistake that has been noted is reported.
     let stand_in = name.clone().or_else(|| Name::new("unnamed").ok())?;
-    let mut draft = Draft { spec: Spec::new(stand_in, image), references: Vec::new(), bootstrap: None };
+    let path = image.as_ref().map(|image| image.path.clone()).unwrap_or_default();
+    let mut draft = Draft { spec: Spec::new(stand_in, path), references: Vec::new(), bootstrap: None };
     read_program(reader, table, &mut draft.spec);
+    if let Some(image) = image {
+        // The memory is to blame if it is given, else the name: such a program must give it.
+        let span = table.get("memory").map_or(key.span(), Spanned::span);
+        reader.checked(span, image.check_memory(draft.spec.memory, draft.spec.window));
+    }
     read_keys(reader, table, &mut draft);
     name.map(|_| draft)
 }
@@ -56,14 +62,14 @@ fn read_image(
     table: &DeTable<'_>,
     folder: &Path,
     images: &ImageSearch,
-) -> PathBuf {
+) -> Option<Image> {
     let Some(value) = table.get("image") else {
         let what = format!("district `{}` has no image", key.get_ref().escape_debug());
         reader.mistake(key.span(), Wrong::new(what, "add a line `image = \"FILE\"`, the program that it runs"));
-        return PathBuf::new();
+        return None;
     };
-    let Some(image) = reader.string("image", value, "FILE") else { return PathBuf::new() };
-    reader.checked(value.span(), images.find(image, folder)).unwrap_or_default()
+    let image = reader.string("image", value, "FILE")?;
+    reader.checked(value.span(), images.find(image, folder))
 }
 
 fn read_program(reader: &mut Reader, table: &DeTable<'_>, spec: &mut Spec) {

@@ -1,13 +1,12 @@
-//! Where images are.
+//! Where images are, and whether they are programs that a district can run.
 
+use district_vmm::address_space::{AddressSpace, SizeError};
+use district_vmm::loader;
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::api::rules::Wrong;
-
-/// How every ELF file begins (System V ABI, chapter 4, "ELF Identification").
-const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
+use crate::terminal::units::exact_size;
 
 /// Where images are looked for.
 #[derive(Debug, Clone, Default)]
@@ -16,12 +15,40 @@ pub struct ImageSearch {
     pub folder: Option<PathBuf>,
 }
 
-impl ImageSearch {
-    /// The absolute path of an image that is named relative to the folder `beside`, or else to the search's own.
+/// A file that is a program for districts; until somebody writes to it.
+#[derive(Debug)]
+pub struct Image {
+    /// Its absolute path.
+    pub path: PathBuf,
+    program: loader::Image,
+}
+
+impl Image {
+    /// Whether the program can have so many bytes of memory and window. Sizes that no district can have are not
+    /// looked at here.
     ///
     /// # Errors
-    /// There is no such file, or it cannot be a program.
-    pub fn find(&self, image: &str, beside: &Path) -> Result<PathBuf, Wrong> {
+    /// The program does not fit.
+    pub fn check_memory(&self, memory: u64, window: u64) -> Result<(), Wrong> {
+        match AddressSpace::new(&self.program, memory, window) {
+            Err(SizeError::TooSmall { given, needed }) => {
+                let needed = exact_size(needed);
+                Err(Wrong::new(
+                    format!("memory of {} is too small: the program needs {needed}, stack included", exact_size(given)),
+                    format!("give at least \"{needed}\"; what is beyond is heap"),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl ImageSearch {
+    /// The image that is named relative to the folder `beside`, or else to the search's own.
+    ///
+    /// # Errors
+    /// There is no such file, or it is no program for districts.
+    pub fn find(&self, image: &str, beside: &Path) -> Result<Image, Wrong> {
         if image.is_empty() || image.contains('\0') {
             return Err(Wrong::new(format!("image {image:?} is no path"), "give the path of a program, an ELF file"));
         }
@@ -30,8 +57,9 @@ impl ImageSearch {
         let Some(found) = candidates.iter().find(|path| path.exists()) else {
             return Err(missing(image, &candidates));
         };
-        check(found)?;
-        found.canonicalize().map_err(|error| unusable(found, &error.to_string()))
+        let program = read(found)?;
+        let path = found.canonicalize().map_err(|error| unusable(found, &error.to_string()))?;
+        Ok(Image { path, program })
     }
 }
 
@@ -54,18 +82,12 @@ fn unusable(path: &Path, why: &str) -> Wrong {
     )
 }
 
-fn check(path: &Path) -> Result<(), Wrong> {
+fn read(path: &Path) -> Result<loader::Image, Wrong> {
     let metadata = path.metadata().map_err(|error| unusable(path, &error.to_string()))?;
     // Opening anything else could wait for ever.
     if !metadata.is_file() {
         return Err(unusable(path, "it is no regular file"));
     }
-    let mut magic = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(ELF_MAGIC.len() as u64).read_to_end(&mut magic))
-        .map_err(|error| unusable(path, &error.to_string()))?;
-    if magic != ELF_MAGIC {
-        return Err(unusable(path, "it is no ELF file"));
-    }
-    Ok(())
+    let file = File::open(path).map_err(|error| unusable(path, &error.to_string()))?;
+    loader::Image::read(&file).map_err(|error| unusable(path, &error.to_string()))
 }

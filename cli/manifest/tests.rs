@@ -9,12 +9,29 @@ use super::image::ImageSearch;
 use super::{MANIFEST_MAX, Manifest};
 use crate::api::name::Name;
 use crate::api::spec::{Grant, Policy, Published, Target};
+use district_protocol::layout::PROGRAM_BASE;
 use district_protocol::rights::Rights;
 
-/// A folder with a file `ok` that passes for an image, and this manifest.
+/// The smallest program: one page of code, and `more` bytes of memory after it (ELF specification, 1-3 and 2-2).
+fn program(more: u64) -> Vec<u8> {
+    let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
+    bytes.resize(16, 0);
+    bytes.extend([2, 0, 62, 0, 1, 0, 0, 0]); // ET_EXEC, EM_X86_64, EV_CURRENT
+    for word in [PROGRAM_BASE, 64, 0] {
+        bytes.extend(word.to_le_bytes()); // entry point, program headers, section headers
+    }
+    bytes.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]); // one program header of 56 bytes
+    bytes.extend([1, 0, 0, 0, 5, 0, 0, 0]); // PT_LOAD, PF_R | PF_X
+    for word in [0, PROGRAM_BASE, PROGRAM_BASE, 120, 4096 + more, 4096] {
+        bytes.extend(word.to_le_bytes()); // offset, addresses, sizes, alignment
+    }
+    bytes
+}
+
+/// A folder with a program `ok`, and this manifest.
 fn folder(manifest: impl AsRef<[u8]>) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("ok"), b"\x7fELF").unwrap();
+    fs::write(folder.path().join("ok"), program(0)).unwrap();
     fs::write(folder.path().join("m.toml"), manifest).unwrap();
     folder
 }
@@ -161,7 +178,7 @@ fn images() {
     );
     bad("[districts.a]\nimage = \"\"", "m.toml:2: image \"\" is no path\n");
     bad("[districts.a]\nimage = \".\"", "m.toml:2: image . cannot be used: it is no regular file\n");
-    bad("[districts.a]\nimage = \"m.toml\"", "m.toml:2: image m.toml cannot be used: it is no ELF file\n");
+    bad("[districts.a]\nimage = \"m.toml\"", "m.toml:2: image m.toml cannot be used: not an ELF file\n");
 
     let folder = folder("[districts.a]\nimage = \"none\"");
     let images = ImageSearch { folder: Some("/images".into()) };
@@ -174,7 +191,7 @@ fn images() {
 #[test]
 fn an_image_beside_the_manifest_comes_before_one_elsewhere() {
     let (here, elsewhere) = (folder("[districts.a]\nimage = \"ok\"\n[districts.b]\nimage = \"other\""), folder(""));
-    fs::write(elsewhere.path().join("other"), b"\x7fELF").unwrap();
+    fs::write(elsewhere.path().join("other"), program(0)).unwrap();
     let images = ImageSearch { folder: Some(elsewhere.path().to_owned()) };
     let manifest = Manifest::load(&here.path().join("m.toml"), &images).unwrap();
     assert!(manifest.districts[0].image.starts_with(here.path().canonicalize().unwrap()));
@@ -196,6 +213,21 @@ fn memory_and_window() {
     );
     bad_field("memory = \"99999999999GiB\"", "m.toml:3: `memory` of \"99999999999GiB\" is no size\n");
     bad_field("window = \"4KiB\"", "m.toml:3: window of 4KiB is too small\n  remedy: window is 256KiB to 256MiB");
+}
+
+#[test]
+fn memory_that_the_program_does_not_fit() {
+    let folder = |fields: &str| {
+        let folder = folder(format!("[districts.a]\nimage = \"big\"\n{fields}"));
+        fs::write(folder.path().join("big"), program(20 << 20)).unwrap();
+        folder
+    };
+    let said = load_from(folder("memory = \"20MiB\"").path()).unwrap_err();
+    assert!(said.starts_with("m.toml:3: memory of 20MiB is too small: the program needs 20"), "{said}");
+    let said = load_from(folder("").path()).unwrap_err();
+    assert!(said.starts_with("m.toml:1: memory of 16MiB is too small: the program needs 20"), "{said}");
+    let remedy = said.split('"').nth(1).unwrap();
+    load_from(folder(&format!("memory = \"{remedy}\"")).path()).unwrap();
 }
 
 #[test]
@@ -320,7 +352,7 @@ fn the_example_of_the_documentation_is_right() {
     let example = text.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     let folder = folder(example);
     for image in ["counter", "reader", "guest"] {
-        fs::write(folder.path().join(image), b"\x7fELF").unwrap();
+        fs::write(folder.path().join(image), program(0)).unwrap();
     }
     let manifest = load_from(folder.path()).unwrap();
     let [counter, reader, guest] = &manifest.districts[..] else { panic!("{manifest:?}") };

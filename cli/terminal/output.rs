@@ -1,5 +1,6 @@
 //! Standard output. That nobody reads it any more is no error: the command then ends quietly.
 
+use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 
@@ -30,6 +31,24 @@ impl From<io::Error> for OutputError {
 /// Whether a command failed only because nobody reads its output any more.
 pub fn is_closed(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(OutputError::Closed))
+}
+
+/// Calls `then`, in a thread of its own, when nobody reads standard output any more, also while nothing is written.
+pub fn when_closed(then: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let watch = move || {
+        let stdout = io::stdout();
+        // Without a reader a pipe reports an error and a terminal or socket that it was hung up (poll(2)); both are
+        // reported unasked. A file never reports anything, and keeps this thread waiting.
+        let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+        loop {
+            match poll(&mut watched, None) {
+                Ok(_) if watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => return then(),
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
+    };
+    std::thread::Builder::new().name("output".to_owned()).spawn(watch).map(drop)
 }
 
 /// Standard output, line by line.
