@@ -129,9 +129,12 @@ mod tests {
     use district_protocol::layout::PROGRAM_BASE;
 
     fn image(size: u64) -> Image {
-        let elf = Elf::new(PROGRAM_BASE)
-            .segment(PROGRAM_BASE, READ | EXECUTE, &[0x90])
-            .larger_segment(PROGRAM_BASE + 0x1000, READ | WRITE, &[1], size);
+        let elf = Elf::new(PROGRAM_BASE).segment(PROGRAM_BASE, READ | EXECUTE, &[0x90]).larger_segment(
+            PROGRAM_BASE + 0x1000,
+            READ | WRITE,
+            &[1],
+            size,
+        );
         Image::read(&elf.file()).unwrap()
     }
 

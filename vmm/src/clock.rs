@@ -40,7 +40,7 @@ impl GuestClock {
 
     /// The guest's time when the counter was `tsc`.
     fn at(&self, tsc: u64) -> u64 {
-        let passed = u128::from(tsc.saturating_sub(self.tsc_base)) * u128::from(self.scale) >> 32;
+        let passed = (u128::from(tsc.saturating_sub(self.tsc_base)) * u128::from(self.scale)) >> 32;
         self.now.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
     }
 

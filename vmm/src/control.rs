@@ -115,6 +115,8 @@ pub enum ToVmm {
     Channel,
     /// Stop the guest.
     Stop,
+    /// How the guest's life ended is known; the process may exit. [`DaemonEnd::receive`] says it by itself.
+    Taken,
 }
 
 impl ToVmm {
@@ -122,7 +124,7 @@ impl ToVmm {
         match self {
             Self::Start(_) => 3,
             Self::Channel => 1,
-            Self::Stop => 0,
+            Self::Stop | Self::Taken => 0,
         }
     }
 }
@@ -139,7 +141,7 @@ pub enum FromVmm {
     },
     /// The guest is about to execute its first instruction.
     Running,
-    /// The guest's life is over; the process exits.
+    /// The guest's life is over; the process exits once the daemon has read this.
     Ended(Ended),
 }
 
@@ -164,7 +166,7 @@ pub enum State {
         /// The life it is in.
         epoch: u64,
     },
-    /// Its district ended while no daemon listened; the process exits after this message.
+    /// Its district ended while no daemon listened; the process exits once this one has read this.
     Ended {
         /// Its identity.
         district_id: [u8; 16],
@@ -217,12 +219,7 @@ pub(crate) fn listen_again(listener: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 fn socket() -> rustix::io::Result<OwnedFd> {
-    net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )
+    net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
 /// The daemon's end.
@@ -266,6 +263,10 @@ impl DaemonEnd {
         let Some((message, mut fds)) = receive::<FromVmm>(&self.socket)? else { return Ok(None) };
         if fds.len() != message.descriptors() {
             return Err(ControlError::Malformed(format!("{} descriptors with it", fds.len())));
+        }
+        if matches!(message, FromVmm::Ended(_) | FromVmm::Hello { state: State::Ended { .. }, .. }) {
+            // A vmm process that is gone already needs no answer.
+            let _ = send(&self.socket, &ToVmm::Taken, &[]);
         }
         Ok(Some((message, fds.pop())))
     }

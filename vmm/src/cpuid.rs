@@ -110,8 +110,7 @@ const FEATURES_7_EBX: &[(u8, &str)] = &[
 ];
 const FEATURES_7_ECX: &[(u8, &str)] = &[(2, "UMIP"), (8, "GFNI"), (9, "VAES"), (10, "VPCLMULQDQ")];
 const FEATURES_7_EDX: &[(u8, &str)] = &[(4, "FSRM")];
-const EXTENDED_ECX: &[(u8, &str)] =
-    &[(0, "LAHF64"), (5, "LZCNT"), (6, "SSE4A"), (7, "MISALIGNSSE"), (8, "PREFETCHW")];
+const EXTENDED_ECX: &[(u8, &str)] = &[(0, "LAHF64"), (5, "LZCNT"), (6, "SSE4A"), (7, "MISALIGNSSE"), (8, "PREFETCHW")];
 const EXTENDED_EDX: &[(u8, &str)] = &[
     (0, "FPU"),
     (4, "TSC"),

@@ -1,15 +1,18 @@
 //! What a vmm process may still ask of the kernel once its guest runs: a list of system calls, everything else kills it.
 //!
-//! Both threads install the filter before the first instruction of the guest. What only set-up needs is not on the list:
-//! no opening, no connecting, no new threads, no other programs, no descriptor flags, no executable memory, and of KVM
-//! only running the guest and looking at it.
+//! Each thread has its own list, and installs it before the first instruction of the guest. What only set-up needs is not
+//! on any: no opening, no connecting, no new threads, no other programs, no descriptor flags, no executable memory, and of
+//! KVM only running the guest and looking at it.
+//!
+//! The lists are short for speed, too: the kernel tries a filter on each system call that there is when it installs it.
 
 use std::collections::BTreeMap;
 
 use kvm_bindings::{KVMIO, kvm_sregs};
 use libc::c_long;
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, sock_filter,
 };
 use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr};
 
@@ -17,62 +20,129 @@ use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr};
 ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
 ioctl_ior_nr!(KVM_GET_SREGS, KVMIO, 0x83, kvm_sregs);
 
-/// Allowed with any arguments.
-const ALLOWED: &[c_long] = &[
-    // The daemon: control socket, vhost-user handshake, eventfds.
+/// Allowed to both threads with any arguments.
+const BOTH: [c_long; 17] = [
+    // The daemon: vhost-user handshake, eventfds, sockets.
     libc::SYS_ppoll,
-    libc::SYS_accept4,
-    libc::SYS_getsockopt,
-    libc::SYS_geteuid,
-    libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,
     libc::SYS_shutdown,
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_close,
-    // Waiting for the other thread; signals; the clock where the vDSO does not read it.
+    // Waiting for the other thread, and what a signal interrupts.
     libc::SYS_futex,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sigaltstack,
-    libc::SYS_restart_syscall,
     libc::SYS_sched_yield,
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-    libc::SYS_clock_gettime,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_restart_syscall,
     // The allocator.
     libc::SYS_brk,
     libc::SYS_munmap,
     libc::SYS_mremap,
     libc::SYS_madvise,
-    // The end.
+    // The end of the thread and of the process.
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
+
+/// Allowed to the control thread beyond [`BOTH`]: taking daemons, and signalling the vCPU thread.
+const CONTROL: [c_long; 7] = [
+    libc::SYS_accept4,
+    libc::SYS_getsockopt,
+    libc::SYS_geteuid,
+    libc::SYS_recvfrom,
+    libc::SYS_getpid,
+    libc::SYS_rt_sigprocmask,
+    // Where this is not the process's first thread, its end.
+    libc::SYS_sigaltstack,
+];
+
+/// Allowed to the vCPU thread beyond [`BOTH`]: what ends a thread.
+const VCPU: [c_long; 2] = [libc::SYS_rt_sigprocmask, libc::SYS_sigaltstack];
 
 /// What may be asked with `fcntl`: flags (the standard library does, before it closes a file in debug builds) and
 /// duplicates. Setting flags, seals or owners may not.
 const FCNTL: [libc::c_int; 3] = [libc::F_GETFD, libc::F_GETFL, libc::F_DUPFD_CLOEXEC];
 
-fn when(argument: u8, operation: SeccompCmpOp, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
-    SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operation, value)?])
+/// The lower half of an argument, compared with a constant.
+fn is(argument: u8, operation: SeccompCmpOp, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operation, value)
 }
 
-/// The filter, for [`seccompiler::apply_filter`].
-pub(crate) fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
-    use SeccompCmpOp::{Eq, MaskedEq};
-    let number = |value: libc::c_int| u64::from(value.unsigned_abs());
-    let no_code = || when(2, MaskedEq(number(libc::PROT_EXEC)), 0);
-    let mut rules: BTreeMap<c_long, Vec<SeccompRule>> = ALLOWED.iter().map(|&call| (call, Vec::new())).collect();
-    rules.extend([
-        (libc::SYS_ioctl, vec![when(1, Eq, KVM_RUN())?, when(1, Eq, KVM_GET_SREGS())?]),
-        (libc::SYS_fcntl, FCNTL.iter().map(|&command| when(1, Eq, number(command))).collect::<Result<_, _>>()?),
-        (libc::SYS_setsockopt, vec![when(1, Eq, number(libc::SOL_SOCKET))?]),
-        (libc::SYS_mmap, vec![no_code()?]),
-        (libc::SYS_mprotect, vec![no_code()?]),
-        (libc::SYS_tgkill, vec![when(0, Eq, u64::from(std::process::id()))?]),
-    ]);
+fn when(argument: u8, operation: SeccompCmpOp, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
+    SeccompRule::new(vec![is(argument, operation, value)?])
+}
 
-    SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)?.try_into()
+/// The control thread's filter, for [`seccompiler::apply_filter`].
+pub(crate) fn control() -> Result<BpfProgram, seccompiler::BackendError> {
+    use SeccompCmpOp::Eq;
+    let option = |name| SeccompRule::new(vec![is(1, Eq, number(libc::SOL_SOCKET))?, is(2, Eq, number(name))?]);
+    let rules = [
+        (libc::SYS_setsockopt, vec![option(libc::SO_RCVTIMEO)?, option(libc::SO_SNDTIMEO)?]),
+        (libc::SYS_tgkill, vec![when(0, Eq, u64::from(std::process::id()))?]),
+    ];
+    filter(&CONTROL, rules)
+}
+
+/// The vCPU thread's filter.
+pub(crate) fn vcpu() -> Result<BpfProgram, seccompiler::BackendError> {
+    use SeccompCmpOp::Eq;
+    filter(&VCPU, [(libc::SYS_ioctl, vec![when(1, Eq, KVM_RUN())?, when(1, Eq, KVM_GET_SREGS())?])])
+}
+
+fn filter(
+    allowed: &[c_long],
+    more: impl IntoIterator<Item = (c_long, Vec<SeccompRule>)>,
+) -> Result<BpfProgram, seccompiler::BackendError> {
+    let no_code = || when(2, SeccompCmpOp::MaskedEq(number(libc::PROT_EXEC)), 0);
+    let fcntl = |&command| when(1, SeccompCmpOp::Eq, number(command));
+    let mut rules: BTreeMap<_, _> = BOTH.iter().chain(allowed).map(|&call| (call, Vec::new())).collect();
+    rules.insert(libc::SYS_mmap, vec![no_code()?]);
+    rules.insert(libc::SYS_mprotect, vec![no_code()?]);
+    rules.insert(libc::SYS_fcntl, FCNTL.iter().map(fcntl).collect::<Result<_, _>>()?);
+    rules.extend(more);
+    search(&rules.into_iter().collect::<Vec<_>>())
+}
+
+/// Load a word of `struct seccomp_data`; jump if it is not below a constant; jump (Linux
+/// `include/uapi/linux/bpf_common.h`).
+const LOAD: u16 = 0x20;
+const JUMP_IF_NOT_BELOW: u16 = 0x35;
+const JUMP: u16 = 0x05;
+const _: () = {
+    assert!(LOAD as u32 == libc::BPF_LD | libc::BPF_W | libc::BPF_ABS);
+    assert!(JUMP_IF_NOT_BELOW as u32 == libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K);
+    assert!(JUMP as u32 == libc::BPF_JMP | libc::BPF_JA);
+};
+
+/// Most system calls that are compared one after the other.
+const LEAF: usize = 4;
+
+/// A program that finds a system call's rules by bisection. `seccompiler` compares a call with each rule in turn, and the
+/// kernel, when it installs a filter, runs it on every number there is: that would take longer than making the vCPU.
+/// The programs at the leaves are complete: each checks the architecture first, and kills what it does not know.
+fn search(rules: &[(c_long, Vec<SeccompRule>)]) -> Result<BpfProgram, seccompiler::BackendError> {
+    if rules.len() <= LEAF {
+        let rules = rules.iter().cloned().collect();
+        return SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)?
+            .try_into();
+    }
+    let (low, high) = rules.split_at(rules.len() / 2);
+    let (pivot, low, high) = (high[0].0, search(low)?, search(high)?);
+    let length = |program: &BpfProgram| u32::try_from(program.len()).unwrap_or(u32::MAX);
+    // The number is the first field of `struct seccomp_data`; a conditional jump
+    // reaches 255 instructions at most, hence the unconditional one.
+    let instruction = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    let mut program = vec![
+        instruction(LOAD, 0, 0, 0),
+        instruction(JUMP_IF_NOT_BELOW, 0, 1, u32::try_from(pivot).unwrap_or(u32::MAX)),
+        instruction(JUMP, 0, 0, length(&low)),
+    ];
+    program.extend(low);
+    program.extend(high);
+    Ok(program)
+}
+
+fn number(value: libc::c_int) -> u64 {
+    u64::from(value.unsigned_abs())
 }

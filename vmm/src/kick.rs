@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 
 use kvm_bindings::kvm_run;
 use rustix::mm::{MapFlags, ProtFlags};
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use vmm_sys_util::errno;
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 const MAPPED: usize = 4096;
 const IMMEDIATE_EXIT: usize = offset_of!(kvm_run, immediate_exit);

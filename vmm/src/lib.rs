@@ -5,8 +5,8 @@
 //! daemon's half of that conversation is [`control::DaemonEnd`]; [`features`] says, once per host, whether the host can
 //! run districts at all and which processor they see.
 //!
-//! A guest is a program in ring 3, under a page of ring-0 code ([`shim`]), in an address space that is fixed before its
-//! first instruction ([`address_space`], [`paging`]). Everything that comes from it (registers, memory, device
+//! A guest is a program in ring 3, under a page of ring-0 code (`shim`), in an address space that is fixed before its
+//! first instruction ([`address_space`], `paging`). Everything that comes from it (registers, memory, device
 //! accesses, its ELF file) is hostile. Whatever it does ends in a [`report::Ended`], never in a panic of this process.
 //!
 //! Nothing here knows a key or sees a frame: the queues' backend is the broker, over vhost-user.

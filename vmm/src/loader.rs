@@ -9,9 +9,9 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use district_protocol::layout::{PAGE_SIZE, PROGRAM_BASE, RAM_BASE, RAM_SIZE_MAX};
+use object::LittleEndian;
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader};
-use object::LittleEndian;
 use thiserror::Error;
 
 use crate::memory::{MemoryError, Ram};
@@ -38,7 +38,9 @@ pub enum ImageError {
     #[error("ELF machine {0}: districts run x86-64 programs (machine 62)")]
     Machine(u16),
     /// A position-independent executable, a library or an object file.
-    #[error("ELF type {0} is not a fixed-address executable: link with `-static -no-pie`, in Rust with `-C relocation-model=static`")]
+    #[error(
+        "ELF type {0} is not a fixed-address executable: link with `-static -no-pie`, in Rust with `-C relocation-model=static`"
+    )]
     Type(u16),
     /// It needs a dynamic loader.
     #[error("the program asks for a dynamic loader: link with `-static -no-pie`")]
@@ -122,7 +124,7 @@ impl Image {
     pub fn read(file: &File) -> Result<Self, ImageError> {
         let io = |error: std::io::Error| ImageError::Io(error.kind());
         let length = file.metadata().map_err(io)?.len();
-        let mut start = vec![0; usize::try_from(length).unwrap_or(usize::MAX).min(PAGE_SIZE as usize)];
+        let mut start = vec![0; usize::try_from(length.min(PAGE_SIZE)).unwrap_or(0)];
         file.read_exact_at(&mut start, 0).map_err(io)?;
         let end = headers_end(&start)?;
         if end > start.len() {

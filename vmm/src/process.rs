@@ -80,11 +80,28 @@ fn take_over() -> Result<OwnedFd, ProcessError> {
 pub fn serve(listener: OwnedFd) -> Result<(), ProcessError> {
     control::listen_again(listener.as_fd()).map_err(host("listen"))?;
     kick::install_handler().map_err(host::<errno::Error>("install a signal handler"))?;
-    let mut process = Process::new(listener)?;
+    let daemon = first_daemon(&listener)?;
+    // While the daemon reads the greeting and answers.
+    let mut process = Process::new(listener, daemon)?;
     loop {
         process.turn()?;
         if process.is_done() {
             return Ok(());
+        }
+    }
+}
+
+/// Waits for a daemon, and greets it.
+fn first_daemon(listener: &OwnedFd) -> Result<VmmEnd, ProcessError> {
+    loop {
+        match poll(&mut [PollFd::new(listener, PollFlags::IN)], None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(host("wait")(errno)),
+        }
+        if let Some(daemon) = VmmEnd::accept(listener.as_fd()).map_err(host("accept a daemon"))?
+            && daemon.send(&FromVmm::Hello { pid: std::process::id(), state: State::Waiting }, None).is_ok()
+        {
+            return Ok(daemon);
         }
     }
 }
@@ -138,7 +155,7 @@ enum Life {
 struct Process {
     listener: OwnedFd,
     daemon: Option<VmmEnd>,
-    filter: Arc<BpfProgram>,
+    filter: BpfProgram,
     machines: SyncSender<Machine>,
     vcpu: JoinHandle<()>,
     outcome: Arc<Outcome>,
@@ -157,12 +174,12 @@ struct Ready {
 }
 
 impl Process {
-    fn new(listener: OwnedFd) -> Result<Self, ProcessError> {
-        let filter = Arc::new(jail::filter().map_err(seccompiler::Error::from)?);
+    fn new(listener: OwnedFd, daemon: VmmEnd) -> Result<Self, ProcessError> {
+        let jail = jail::vcpu().map_err(seccompiler::Error::from)?;
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(host("make an eventfd"))?;
         let outcome = Arc::new(Outcome { report: Mutex::new(None), event });
         let (machines, waiting) = sync_channel(1);
-        let (jail, result) = (Arc::clone(&filter), Arc::clone(&outcome));
+        let result = Arc::clone(&outcome);
         let vcpu = thread::Builder::new()
             .name("vcpu".into())
             .stack_size(VCPU_STACK)
@@ -170,8 +187,8 @@ impl Process {
             .map_err(host("start a thread"))?;
         Ok(Self {
             listener,
-            daemon: None,
-            filter,
+            daemon: Some(daemon),
+            filter: jail::control().map_err(seccompiler::Error::from)?,
             machines,
             vcpu,
             outcome,
@@ -210,8 +227,7 @@ impl Process {
             Life::Running(running) => running.session.as_deref(),
             _ => None,
         };
-        let mut fds =
-            vec![PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.outcome.event, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.outcome.event, PollFlags::IN)];
         let daemon = self.daemon.as_ref().map(|daemon| PollFd::new(daemon, PollFlags::IN));
         // Not readability: the handshake, on either thread, reads what the daemon says.
         let session = session.map(|socket| PollFd::new(socket, PollFlags::RDHUP));
@@ -247,9 +263,6 @@ impl Process {
         };
         if daemon.send(&FromVmm::Hello { pid: std::process::id(), state }, window).is_ok() {
             self.daemon = Some(daemon);
-            if matches!(self.life, Life::Over(_)) {
-                self.life = Life::Reported;
-            }
         }
         Ok(())
     }
@@ -284,9 +297,10 @@ impl Process {
                 let _ = running.handle.stop(&self.vcpu);
             }
             (ToVmm::Stop, Life::Waiting) => self.end(Ended::Stopped),
+            (ToVmm::Taken, Life::Over(_)) => self.life = Life::Reported,
             // Crossed with the end of the guest.
             (ToVmm::Channel | ToVmm::Stop, Life::Over(_) | Life::Reported) => {}
-            (ToVmm::Start(_) | ToVmm::Channel, _) => self.daemon = None,
+            (ToVmm::Start(_) | ToVmm::Channel | ToVmm::Taken, _) => self.daemon = None,
         }
         Ok(())
     }
@@ -311,25 +325,26 @@ impl Process {
         }
         apply_filter(&self.filter)?;
         self.life = Life::Running(Running { handle, window: for_later, session: None });
-        self.tell(&FromVmm::Running);
         if self.machines.send(machine).is_err() {
             self.end(Ended::Failed { error: "the vCPU thread has died".into() });
+            return Ok(());
         }
+        // While the other thread wakes up. Whatever it reports goes through this one, and so comes later.
+        self.tell(&FromVmm::Running);
         Ok(())
     }
 
     /// Tells the daemon, if there is one that listens.
-    fn tell(&mut self, message: &FromVmm) -> bool {
-        let told = self.daemon.as_ref().is_some_and(|daemon| daemon.send(message, None).is_ok());
-        if !told {
+    fn tell(&mut self, message: &FromVmm) {
+        if self.daemon.as_ref().is_some_and(|daemon| daemon.send(message, None).is_err()) {
             self.daemon = None;
         }
-        told
     }
 
+    /// The life is over. A daemon may die between the message and its reading: only its answer ends the process.
     fn end(&mut self, report: Ended) {
-        let told = self.tell(&FromVmm::Ended(report.clone()));
-        self.life = if told { Life::Reported } else { Life::Over(report) };
+        self.tell(&FromVmm::Ended(report.clone()));
+        self.life = Life::Over(report);
     }
 
     fn session_over(&mut self) {

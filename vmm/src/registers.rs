@@ -119,13 +119,7 @@ pub(crate) fn system(initial: kvm_sregs, cr3: u64, cr4: u64) -> kvm_sregs {
 /// Sets all there is to set before a program's first instruction at `entry`. `stack_top` is 16-byte aligned; the
 /// program sees the stack pointer as if it had just been called, with zero as its return address. x87 and SSE control
 /// words stay as KVM makes them, which is as the System V ABI wants them.
-pub(crate) fn enter(
-    vcpu: &VcpuFd,
-    cpuid: &Cpuid,
-    cr3: u64,
-    entry: u64,
-    stack_top: u64,
-) -> Result<(), RegisterError> {
+pub(crate) fn enter(vcpu: &VcpuFd, cpuid: &Cpuid, cr3: u64, entry: u64, stack_top: u64) -> Result<(), RegisterError> {
     let refused = |what| move |source| RegisterError { what, source };
     let leaves = cpuid.to_kvm().ok_or_else(|| refused("cpuid")(errno::Error::new(libc::E2BIG)))?;
     vcpu.set_cpuid2(&leaves).map_err(refused("cpuid"))?;

@@ -47,7 +47,7 @@ mod tests {
         let code = code();
         assert!(code.len() as u64 > 256 * ENTRY_SIZE && code.len() as u64 <= PAGE_SIZE);
         for vector in 0..=255u8 {
-            let at = vector as usize * ENTRY_SIZE as usize;
+            let at = usize::try_from(entry(vector) - SHIM_BASE).unwrap();
             if vector == CALL_VECTOR {
                 assert_eq!(code[at..at + 3], [0xf4, 0x48, 0xcf], "hlt; iretq");
             } else {

@@ -41,10 +41,8 @@ const INTERRUPT_GATE_DPL3: u64 = 0xee;
 fn gdt() -> [u64; 7] {
     let code = segment(EXECUTABLE | LONG) & !DEFAULT32;
     // Type 0xb: 64-bit task state segment, busy, as it is once loaded.
-    let tss = 0x0000_8b00_0000_0000
-        | u64::from(TSS_LIMIT)
-        | (TSS_BASE & 0x00ff_ffff) << 16
-        | (TSS_BASE & 0xff00_0000) << 32;
+    let tss =
+        0x0000_8b00_0000_0000 | u64::from(TSS_LIMIT) | (TSS_BASE & 0x00ff_ffff) << 16 | (TSS_BASE & 0xff00_0000) << 32;
     let mut gdt = [0; 7];
     for (selector, descriptor) in [
         (RING0_CODE, code),

@@ -9,8 +9,8 @@ pub(crate) const EXECUTE: u32 = 1;
 pub(crate) const WRITE: u32 = 2;
 pub(crate) const READ: u32 = 4;
 
-const HEADER: usize = 64;
-const PROGRAM_HEADER: usize = 56;
+const HEADER: u16 = 64;
+const PROGRAM_HEADER: u16 = 56;
 
 struct Segment {
     kind: u32,
@@ -47,20 +47,20 @@ impl Elf {
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        let mut out = vec![0; HEADER + PROGRAM_HEADER * self.segments.len()];
+        let mut out = vec![0; usize::from(HEADER) + usize::from(PROGRAM_HEADER) * self.segments.len()];
         out[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1]);
         let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
         put(16, &2u16.to_le_bytes());
         put(18, &62u16.to_le_bytes());
         put(20, &1u32.to_le_bytes());
         put(24, &self.entry.to_le_bytes());
-        put(32, &(HEADER as u64).to_le_bytes());
-        put(52, &(HEADER as u16).to_le_bytes());
-        put(54, &(PROGRAM_HEADER as u16).to_le_bytes());
+        put(32, &u64::from(HEADER).to_le_bytes());
+        put(52, &HEADER.to_le_bytes());
+        put(54, &PROGRAM_HEADER.to_le_bytes());
         put(56, &u16::try_from(self.segments.len()).unwrap().to_le_bytes());
         for (index, segment) in self.segments.iter().enumerate() {
             let offset = out.len() as u64;
-            let at = HEADER + index * PROGRAM_HEADER;
+            let at = usize::from(HEADER) + index * usize::from(PROGRAM_HEADER);
             let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
             put(at, &segment.kind.to_le_bytes());
             put(at + 4, &segment.flags.to_le_bytes());

@@ -9,14 +9,38 @@ use crate::report::Ended;
 
 guest!(
     dump_registers,
-    "mov [0x40020000], rax", "pushfq", "pop qword ptr [0x40020080]", "mov [0x40020008], rbx", "mov [0x40020010], rcx", "mov [0x40020018], rdx",
-    "mov [0x40020020], rsi", "mov [0x40020028], rdi", "mov [0x40020030], rbp", "mov [0x40020038], rsp",
-    "mov [0x40020040], r8", "mov [0x40020048], r9", "mov [0x40020050], r10", "mov [0x40020058], r11",
-    "mov [0x40020060], r12", "mov [0x40020068], r13", "mov [0x40020070], r14", "mov [0x40020078], r15",
-    "fnstcw [0x40020088]", "stmxcsr [0x40020090]",
-    "mov eax, cs", "mov [0x40020098], rax", "mov rax, [rsp]", "mov [0x400200a0], rax",
-    "rdfsbase rax", "mov [0x400200a8], rax", "rdgsbase rax", "mov [0x400200b0], rax",
-    "mov eax, 2", "xor edi, edi", "xor edx, edx", "int3",
+    "mov [0x40020000], rax",
+    "pushfq",
+    "pop qword ptr [0x40020080]",
+    "mov [0x40020008], rbx",
+    "mov [0x40020010], rcx",
+    "mov [0x40020018], rdx",
+    "mov [0x40020020], rsi",
+    "mov [0x40020028], rdi",
+    "mov [0x40020030], rbp",
+    "mov [0x40020038], rsp",
+    "mov [0x40020040], r8",
+    "mov [0x40020048], r9",
+    "mov [0x40020050], r10",
+    "mov [0x40020058], r11",
+    "mov [0x40020060], r12",
+    "mov [0x40020068], r13",
+    "mov [0x40020070], r14",
+    "mov [0x40020078], r15",
+    "fnstcw [0x40020088]",
+    "stmxcsr [0x40020090]",
+    "mov eax, cs",
+    "mov [0x40020098], rax",
+    "mov rax, [rsp]",
+    "mov [0x400200a0], rax",
+    "rdfsbase rax",
+    "mov [0x400200a8], rax",
+    "rdgsbase rax",
+    "mov [0x400200b0], rax",
+    "mov eax, 2",
+    "xor edi, edi",
+    "xor edx, edx",
+    "int3",
 );
 
 #[test]
@@ -43,7 +67,11 @@ fn registers_are_as_documented() {
 
 guest!(
     exit_with_message,
-    "lea rsi, [rip + 1f]", "mov edx, 17", "mov eax, 2", "mov edi, 0x1234562a", "int3",
+    "lea rsi, [rip + 1f]",
+    "mov edx, 17",
+    "mov eax, 2",
+    "mov edi, 0x1234562a",
+    "int3",
     "1: .ascii \"the end \\303\\244 \\377 here\"",
 );
 
@@ -68,12 +96,25 @@ fn messages_are_cut_and_come_only_from_the_programs_memory() {
 
 guest!(
     vector_state,
-    "mov eax, 0x12345678", "wrfsbase rax", "vmovd xmm0, eax", "vpbroadcastd ymm1, xmm0", "vpaddd ymm2, ymm1, ymm1",
+    "mov eax, 0x12345678",
+    "wrfsbase rax",
+    "vmovd xmm0, eax",
+    "vpbroadcastd ymm1, xmm0",
+    "vpaddd ymm2, ymm1, ymm1",
     // Through ring 0 and the host with the state in registers: park, with a deadline that has passed.
-    "mov eax, 1", "xor edi, edi", "int3",
-    "vmovdqu [0x40020000], ymm2", "rdfsbase rbx", "mov [0x40020020], rbx",
-    "xor ecx, ecx", "xgetbv", "mov [0x40020028], eax",
-    "mov eax, 2", "xor edi, edi", "xor edx, edx", "int3",
+    "mov eax, 1",
+    "xor edi, edi",
+    "int3",
+    "vmovdqu [0x40020000], ymm2",
+    "rdfsbase rbx",
+    "mov [0x40020020], rbx",
+    "xor ecx, ecx",
+    "xgetbv",
+    "mov [0x40020028], eax",
+    "mov eax, 2",
+    "xor edi, edi",
+    "xor edx, edx",
+    "int3",
 );
 
 #[test]
@@ -92,9 +133,19 @@ fn sse_avx_and_fs_base_survive_a_shim_call() {
 
 guest!(
     read_clock,
-    "rdtsc", "shl rdx, 32", "or rax, rdx", "mov rdi, 0x40005000",
-    "sub rax, [rdi + 64]", "mul qword ptr [rdi + 72]", "shrd rax, rdx, 32", "add rax, [rdi + 56]",
-    "mov [0x40020000], rax", "mov eax, 2", "xor edi, edi", "xor edx, edx", "int3",
+    "rdtsc",
+    "shl rdx, 32",
+    "or rax, rdx",
+    "mov rdi, 0x40005000",
+    "sub rax, [rdi + 64]",
+    "mul qword ptr [rdi + 72]",
+    "shrd rax, rdx, 32",
+    "add rax, [rdi + 56]",
+    "mov [0x40020000], rax",
+    "mov eax, 2",
+    "xor edi, edi",
+    "xor edx, edx",
+    "int3",
 );
 
 #[test]

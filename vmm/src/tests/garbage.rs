@@ -37,11 +37,11 @@ impl Random {
             &[0x5c],
             &[0xf1],
         ];
-        let plain = self.next() % 2 == 0;
+        let plain = self.next().is_multiple_of(2);
         let mut page = Vec::new();
         while page.len() < 4096 - 16 {
             let word = self.next();
-            if plain || word % 4 == 0 {
+            if plain || word.is_multiple_of(4) {
                 page.extend_from_slice(&word.to_le_bytes()[..1 + (word >> 8) as usize % 8]);
             } else {
                 page.extend_from_slice(PIECES[(word >> 8) as usize % PIECES.len()]);
@@ -55,7 +55,7 @@ impl Random {
 fn c41_random_programs_end_in_a_report_or_are_stopped() {
     let Some(host) = Host::get() else { return };
     let seed = std::env::var("DISTRICT_SEED").ok().map_or_else(
-        || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64,
+        || u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()).unwrap(),
         |seed| seed.parse().unwrap(),
     );
     println!("DISTRICT_SEED={seed}");
@@ -78,7 +78,7 @@ fn c41_random_programs_end_in_a_report_or_are_stopped() {
             other => other.unwrap(),
         };
         thread.join().unwrap();
-            match ended {
+        match ended {
             Ended::Exit { .. } => ends[0] += 1,
             Ended::Fault(fault) => {
                 ends[1] += 1;
@@ -93,7 +93,8 @@ fn c41_random_programs_end_in_a_report_or_are_stopped() {
     }
     let [exits, faulted, stopped, failed] = ends;
     println!("{exits} exits, {faulted} faults, {stopped} stopped, {failed} failed");
-    let vectors: Vec<_> = (0..256).filter(|&vector| faults[vector] > 0).map(|vector| (vector, faults[vector])).collect();
+    let vectors: Vec<_> =
+        (0..256).filter(|&vector| faults[vector] > 0).map(|vector| (vector, faults[vector])).collect();
     println!("(vector, count): {vectors:?}");
     assert!(faulted > 100);
 }

@@ -22,7 +22,11 @@ const I: u64 = 16;
 fn page_fault(host: &Host, name: &str, code: &[u8], address: u64, error_code: u64) {
     let fault = fault(host, &with_rbx(address, code));
     let rip = if error_code & I != 0 { address } else { CODE + 10 };
-    assert_eq!((fault.vector, fault.error_code, fault.rip, fault.cr2), (14, error_code, rip, address), "{name}: {fault:x?}");
+    assert_eq!(
+        (fault.vector, fault.error_code, fault.rip, fault.cr2),
+        (14, error_code, rip, address),
+        "{name}: {fault:x?}"
+    );
 }
 
 /// Where things are in the machine that the other tests run.
@@ -133,15 +137,38 @@ fn a_segment_without_write_permission_is_read_only() {
 guest!(
     device_page,
     // Magic number; then odd widths and offsets, which read as zero and write nothing.
-    "mov eax, [0x10000000]", "mov [0x40020000], eax",
-    "mov al, [0x10000000]", "mov [0x40020004], al", "mov ax, [0x10000ffe]", "mov [0x40020008], ax",
-    "mov rax, [0x10000000]", "mov [0x40020010], rax", "mov eax, [0x10000ffc]", "mov [0x40020018], eax",
-    "mov byte ptr [0x10000070], 1", "mov qword ptr [0x10000070], -1", "lock add dword ptr [0x10000001], 5",
-    "mov ecx, 16", "mov rsi, 0x10000000", "mov rdi, 0x40020020", "rep movsb",
-    "movups xmm0, [0x10000000]", "movups [0x10000ff0], xmm0", "push qword ptr [0x10000000]", "pop qword ptr [0x10000000]",
-    "mov eax, [0x10000100]", "mov [0x40020030], eax", "mov eax, [0x10000108]", "mov [0x40020038], eax",
-    "mov dword ptr [0x10000050], 7", "mov dword ptr [0x10000050], 1", "mov word ptr [0x10000050], 0",
-    "mov eax, 2", "xor edi, edi", "xor edx, edx", "int3",
+    "mov eax, [0x10000000]",
+    "mov [0x40020000], eax",
+    "mov al, [0x10000000]",
+    "mov [0x40020004], al",
+    "mov ax, [0x10000ffe]",
+    "mov [0x40020008], ax",
+    "mov rax, [0x10000000]",
+    "mov [0x40020010], rax",
+    "mov eax, [0x10000ffc]",
+    "mov [0x40020018], eax",
+    "mov byte ptr [0x10000070], 1",
+    "mov qword ptr [0x10000070], -1",
+    "lock add dword ptr [0x10000001], 5",
+    "mov ecx, 16",
+    "mov rsi, 0x10000000",
+    "mov rdi, 0x40020020",
+    "rep movsb",
+    "movups xmm0, [0x10000000]",
+    "movups [0x10000ff0], xmm0",
+    "push qword ptr [0x10000000]",
+    "pop qword ptr [0x10000000]",
+    "mov eax, [0x10000100]",
+    "mov [0x40020030], eax",
+    "mov eax, [0x10000108]",
+    "mov [0x40020038], eax",
+    "mov dword ptr [0x10000050], 7",
+    "mov dword ptr [0x10000050], 1",
+    "mov word ptr [0x10000050], 0",
+    "mov eax, 2",
+    "xor edi, edi",
+    "xor edx, edx",
+    "int3",
 );
 
 #[test]
@@ -161,7 +188,16 @@ fn the_device_answers_accesses_of_any_width() {
 
 guest!(wide_store, "vmovdqu [rbx], ymm0", "mov eax, 2", "xor edi, edi", "xor edx, edx", "int3");
 guest!(straddling_store, "mov [rbx], rax", "mov eax, 2", "xor edi, edi", "xor edx, edx", "int3");
-guest!(device_atomics, "lock cmpxchg16b [rbx]", "lock xadd [rbx], rax", "xsave [rbx]", "mov eax, 2", "xor edi, edi", "xor edx, edx", "int3");
+guest!(
+    device_atomics,
+    "lock cmpxchg16b [rbx]",
+    "lock xadd [rbx], rax",
+    "xsave [rbx]",
+    "mov eax, 2",
+    "xor edi, edi",
+    "xor edx, edx",
+    "int3"
+);
 guest!(device_stack, "mov rsp, rbx", "push rax", "call 3f", "3: ret");
 
 #[test]

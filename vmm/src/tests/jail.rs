@@ -8,7 +8,10 @@ use rustix::process::DumpableBehavior;
 
 use crate::jail;
 
+/// Names what the child is to try.
 const VARIABLE: &str = "DISTRICT_JAIL_TEST";
+/// Set: under the filter of the vCPU thread.
+const VCPU: &str = "DISTRICT_JAIL_TEST_VCPU";
 
 type Attempt = (&'static str, fn());
 
@@ -52,7 +55,8 @@ fn ignore<T>(result: T) {
 #[test]
 fn inmate() {
     let Ok(name) = std::env::var(VARIABLE) else { return };
-    seccompiler::apply_filter(&jail::filter().unwrap()).unwrap();
+    let filter = if std::env::var_os(VCPU).is_some() { jail::vcpu() } else { jail::control() };
+    seccompiler::apply_filter(&filter.unwrap()).unwrap();
     if let Some((_, attempt)) = FORBIDDEN.iter().find(|(forbidden, _)| *forbidden == name) {
         attempt();
     } else {
@@ -65,20 +69,22 @@ fn inmate() {
     unsafe { libc::_exit(42) }
 }
 
-fn child(name: &str) -> std::process::ExitStatus {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "tests::jail::inmate", "--nocapture", "--test-threads=1"])
-        .env(VARIABLE, name)
-        .output()
-        .unwrap()
-        .status
+fn child(name: &str, vcpu: bool) -> std::process::ExitStatus {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "tests::jail::inmate", "--nocapture", "--test-threads=1"]).env(VARIABLE, name);
+    if vcpu {
+        command.env(VCPU, "1");
+    }
+    command.output().unwrap().status
 }
 
 #[test]
 fn forbidden_system_calls_kill() {
-    for (name, _) in FORBIDDEN {
-        let status = child(name);
-        assert_eq!(status.signal(), Some(libc::SIGSYS), "{name}: {status}");
+    for vcpu in [false, true] {
+        for (name, _) in FORBIDDEN {
+            let status = child(name, vcpu);
+            assert_eq!(status.signal(), Some(libc::SIGSYS), "{name}, vCPU {vcpu}: {status}");
+        }
+        assert_eq!(child("nothing", vcpu).code(), Some(42));
     }
-    assert_eq!(child("nothing").code(), Some(42));
 }

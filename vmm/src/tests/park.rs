@@ -8,9 +8,21 @@ use crate::report::Ended;
 guest!(
     park_200_ms,
     // deadline = boot page's formula for now, plus 200 ms
-    "rdtsc", "shl rdx, 32", "or rax, rdx", "sub rax, [rdi + 64]", "mul qword ptr [rdi + 72]", "shrd rax, rdx, 32",
-    "add rax, [rdi + 56]", "add rax, 200000000", "mov rdi, rax", "mov eax, 1", "int3",
-    "mov rdi, 6", "mov eax, 2", "xor edx, edx", "int3",
+    "rdtsc",
+    "shl rdx, 32",
+    "or rax, rdx",
+    "sub rax, [rdi + 64]",
+    "mul qword ptr [rdi + 72]",
+    "shrd rax, rdx, 32",
+    "add rax, [rdi + 56]",
+    "add rax, 200000000",
+    "mov rdi, rax",
+    "mov eax, 1",
+    "int3",
+    "mov rdi, 6",
+    "mov eax, 2",
+    "xor edx, edx",
+    "int3",
 );
 
 fn thread_time() -> Duration {
@@ -33,8 +45,13 @@ fn a_park_with_a_deadline_ends_at_it() {
 guest!(
     park_forever,
     "mov dword ptr [0x40020000], 1",
-    "mov eax, 1", "mov rdi, -1", "int3",
-    "mov edi, [0x20000000]", "mov eax, 2", "xor edx, edx", "int3",
+    "mov eax, 1",
+    "mov rdi, -1",
+    "int3",
+    "mov edi, [0x20000000]",
+    "mov eax, 2",
+    "xor edx, edx",
+    "int3",
 );
 
 #[test]

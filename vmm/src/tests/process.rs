@@ -42,7 +42,7 @@ impl Vmm {
         }
     }
 
-    fn is_over(self) {
+    fn assert_over(self) {
         self.thread.join().unwrap().unwrap();
         std::fs::remove_file(self.path).unwrap();
     }
@@ -71,7 +71,16 @@ fn begin(daemon: &DaemonEnd, start: Start, code: &[u8]) -> Arc<Window> {
 
 guest!(leave, "mov eax, 2", "mov edi, 11", "xor edx, edx", "int3");
 guest!(leave_when_woken, "mov eax, 1", "mov rdi, -1", "int3", "mov eax, 2", "mov edi, 12", "xor edx, edx", "int3");
-guest!(wait_a_moment, "mov ecx, 200000000", "30: dec ecx", "jnz 30b", "mov eax, 2", "mov edi, 13", "xor edx, edx", "int3");
+guest!(
+    wait_a_moment,
+    "mov ecx, 200000000",
+    "30: dec ecx",
+    "jnz 30b",
+    "mov eax, 2",
+    "mov edi, 13",
+    "xor edx, edx",
+    "int3"
+);
 
 #[test]
 fn a_district_runs_and_its_end_is_reported() {
@@ -82,7 +91,7 @@ fn a_district_runs_and_its_end_is_reported() {
     begin(&daemon, host.start(), leave());
     assert_eq!(receive(&daemon).unwrap(), FromVmm::Running);
     assert_eq!(receive(&daemon).unwrap(), FromVmm::Ended(exited(11)));
-    vmm.is_over();
+    vmm.assert_over();
 }
 
 #[test]
@@ -111,7 +120,7 @@ fn c40_a_district_outlives_its_daemon() {
     let _session = session.begin();
     daemon.stop().unwrap();
     assert_eq!(receive(&daemon).unwrap(), FromVmm::Ended(Ended::Stopped));
-    vmm.is_over();
+    vmm.assert_over();
 }
 
 #[test]
@@ -124,7 +133,7 @@ fn a_newer_daemon_replaces_an_older_one() {
     begin(&newer, host.start(), leave());
     assert_eq!(receive(&newer).unwrap(), FromVmm::Running);
     assert_eq!(receive(&newer).unwrap(), FromVmm::Ended(exited(11)));
-    vmm.is_over();
+    vmm.assert_over();
 }
 
 #[test]
@@ -135,12 +144,13 @@ fn a_report_is_kept_until_a_daemon_takes_it() {
     begin(&daemon, host.start(), wait_a_moment());
     assert_eq!(receive(&daemon).unwrap(), FromVmm::Running);
     drop(daemon);
+    // Some of these daemons die without reading what they are told.
     loop {
         match vmm.connect() {
             (_, State::Running { .. }) => {}
             (_, State::Ended { district_id, epoch, report }) => {
                 assert_eq!((&district_id, epoch, report), (b"district of test", 7, exited(13)));
-                return vmm.is_over();
+                return vmm.assert_over();
             }
             (_, State::Waiting) => panic!("forgot its district"),
         }
@@ -159,7 +169,7 @@ fn a_stop_ends_a_parked_guest_and_a_process_without_one() {
         }
         daemon.stop().unwrap();
         assert_eq!(receive(&daemon).unwrap(), FromVmm::Ended(Ended::Stopped));
-        vmm.is_over();
+        vmm.assert_over();
     }
 }
 
@@ -184,7 +194,7 @@ fn what_cannot_be_built_is_reported() {
             FromVmm::Ended(Ended::Failed { error }) if error.starts_with(expected) => {}
             message => panic!("{expected}: {message:?}"),
         }
-        vmm.is_over();
+        vmm.assert_over();
     }
 }
 
@@ -236,5 +246,5 @@ fn broken_messages_end_the_connection_and_nothing_else() {
     daemon.channel(pipe.as_fd()).unwrap();
     daemon.stop().unwrap();
     assert_eq!(receive(&daemon).unwrap(), FromVmm::Ended(Ended::Stopped));
-    vmm.is_over();
+    vmm.assert_over();
 }

@@ -15,21 +15,51 @@ guest!(
     driver_of_device,
     "mov ebx, 0x10000000",
     // A new session: note it, count it, set the device up (virtio 1.2, 3.1.1 and 4.2.3.1).
-    "20: mov r15, [0x40005050]", "inc dword ptr [0x40020000]",
-    "mov dword ptr [rbx + 0x70], 0", "mov dword ptr [rbx + 0x70], 1", "mov dword ptr [rbx + 0x70], 3",
-    "mov dword ptr [rbx + 0x24], 0", "mov dword ptr [rbx + 0x20], 0x20000000",
-    "mov dword ptr [rbx + 0x24], 1", "mov dword ptr [rbx + 0x20], 1", "mov dword ptr [rbx + 0x70], 11",
-    "xor ecx, ecx", "mov eax, 0x20001000",
-    "21: mov [rbx + 0x30], ecx", "mov dword ptr [rbx + 0x38], 16",
-    "mov [rbx + 0x80], eax", "add eax, 0x1000", "mov [rbx + 0x90], eax", "add eax, 0x1000", "mov [rbx + 0xa0], eax",
-    "add eax, 0x1000", "mov dword ptr [rbx + 0x44], 1", "inc ecx", "cmp ecx, 2", "jne 21b",
-    "mov dword ptr [rbx + 0x70], 15", "mov eax, [rbx + 0x70]", "mov [0x40020008], eax",
-    "mov dword ptr [rbx + 0x50], 0", "mov dword ptr [rbx + 0x50], 1",
+    "20: mov r15, [0x40005050]",
+    "inc dword ptr [0x40020000]",
+    "mov dword ptr [rbx + 0x70], 0",
+    "mov dword ptr [rbx + 0x70], 1",
+    "mov dword ptr [rbx + 0x70], 3",
+    "mov dword ptr [rbx + 0x24], 0",
+    "mov dword ptr [rbx + 0x20], 0x20000000",
+    "mov dword ptr [rbx + 0x24], 1",
+    "mov dword ptr [rbx + 0x20], 1",
+    "mov dword ptr [rbx + 0x70], 11",
+    "xor ecx, ecx",
+    "mov eax, 0x20001000",
+    "21: mov [rbx + 0x30], ecx",
+    "mov dword ptr [rbx + 0x38], 16",
+    "mov [rbx + 0x80], eax",
+    "add eax, 0x1000",
+    "mov [rbx + 0x90], eax",
+    "add eax, 0x1000",
+    "mov [rbx + 0xa0], eax",
+    "add eax, 0x1000",
+    "mov dword ptr [rbx + 0x44], 1",
+    "inc ecx",
+    "cmp ecx, 2",
+    "jne 21b",
+    "mov dword ptr [rbx + 0x70], 15",
+    "mov eax, [rbx + 0x70]",
+    "mov [0x40020008], eax",
+    "mov dword ptr [rbx + 0x50], 0",
+    "mov dword ptr [rbx + 0x50], 1",
     // Park until the session changes, or the test says through the window: 1, end with its number; 2, reset again.
-    "22: mov eax, 1", "mov rdi, -1", "int3",
-    "cmp r15, [0x40005050]", "jne 20b",
-    "mov eax, [0x20000100]", "mov dword ptr [0x20000100], 0", "cmp eax, 2", "je 20b", "cmp eax, 1", "jne 22b",
-    "mov eax, 2", "mov edi, r15d", "xor edx, edx", "int3",
+    "22: mov eax, 1",
+    "mov rdi, -1",
+    "int3",
+    "cmp r15, [0x40005050]",
+    "jne 20b",
+    "mov eax, [0x20000100]",
+    "mov dword ptr [0x20000100], 0",
+    "cmp eax, 2",
+    "je 20b",
+    "cmp eax, 1",
+    "jne 22b",
+    "mov eax, 2",
+    "mov edi, r15d",
+    "xor edx, edx",
+    "int3",
 );
 
 /// The guest's program, for tests of the whole process too.
@@ -77,7 +107,7 @@ impl Session {
         std::thread::spawn(move || self.begin())
     }
 
-    fn is_closed_by_the_guest(mut self) {
+    fn assert_closed_by_the_guest(mut self) {
         wait(&self.socket);
         assert!(matches!(self.backend.process(), Err(ChannelError::Closed)));
     }
@@ -101,8 +131,8 @@ fn c40_a_broken_session_is_followed_by_the_next() {
     let (thread, mut handle) = guest.spawn();
     // The guest comes first: its doorbells wait for the daemon.
     set_up(&ram, 1);
-    let mut sessions = 0;
-    for number in 1..=3 {
+    let mut sessions = 0u8;
+    for number in 1..=3u8 {
         let (session, socket) = Session::new(&window);
         let begun = session.begin_elsewhere();
         let socket = Arc::new(socket);
@@ -111,12 +141,12 @@ fn c40_a_broken_session_is_followed_by_the_next() {
         handle.hung_up(&socket).unwrap();
         // Says nothing twice.
         handle.hung_up(&socket).unwrap();
-        set_up(&ram, number + 1);
+        set_up(&ram, u64::from(number) + 1);
         sessions = number + 1;
     }
     order(&window, 1);
     call.write(1).unwrap();
-    assert_eq!(thread.join().unwrap(), exited(sessions as u8));
+    assert_eq!(thread.join().unwrap(), exited(sessions));
     assert_eq!(ram.read_u64(0x4000_5008).unwrap() >> 32, 6, "the reason is a new broker");
 }
 
@@ -134,7 +164,7 @@ fn a_reset_by_the_guest_ends_its_session_only() {
     let first = first.begin();
     order(&window, 2);
     call.write(1).unwrap();
-    first.is_closed_by_the_guest();
+    first.assert_closed_by_the_guest();
     handle.hung_up(&socket).unwrap();
     set_up(&ram, 2);
     let (second, socket) = Session::new(&window);

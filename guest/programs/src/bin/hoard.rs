@@ -4,7 +4,9 @@
 //!   after them.
 //! * `hoard call COUNT [NAME [MILLISECONDS]]` makes that many calls, all before it waits for the first, with a deadline if
 //!   one is given.
-//! * `hoard rounds COUNT [NAME]` does that again and again, and waits for a name that is not ready.
+//! * `hoard rounds COUNT [NAME]` does that again and again, and waits for a name that is not ready. No call has the
+//!   operation of another, and those that were not delivered are logged.
+//! * `hoard show [NAME]` publishes `hoard`, and logs the operation of each call before it answers.
 
 #![no_std]
 #![no_main]
@@ -15,6 +17,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::time::Duration;
 
 use district_sdk::{Directory, Error, Event, boot, log, next_event, publish, time};
@@ -37,10 +40,11 @@ fn main() -> Result<(), Error> {
     match argument(0) {
         Some("keep") => keep(count, name),
         Some("call") => {
-            log!("outcomes: {}", call(count, name, number(3).map(Duration::from_millis))?);
+            log!("outcomes: {}", call(0..count, name, number(3).map(Duration::from_millis))?);
             Ok(())
         }
         Some("rounds") => rounds(count, name),
+        Some("show") => show(argument(1).unwrap_or("hoard")),
         _ => Err(Error::NoSuchOperation),
     }
 }
@@ -59,25 +63,46 @@ fn keep(count: u64, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes the calls, and says how many have ended in which way.
-fn call(count: u64, name: &str, timeout: Option<Duration>) -> Result<String, Error> {
+fn show(name: &str) -> Result<(), Error> {
+    let mut _service = publish(name, 0)?;
+    loop {
+        match next_event(None) {
+            Some(Event::Message(message)) => {
+                log!("saw {}", message.operation);
+                // A caller that has gone meanwhile is no business of this program's.
+                let _ = message.reply(message.operation, &[]);
+            }
+            Some(Event::Lost(_)) => _service = publish(name, 0)?,
+            _ => {}
+        }
+    }
+}
+
+/// Makes calls with these operations, and says how many have ended in which way.
+fn call(operations: Range<u64>, name: &str, timeout: Option<Duration>) -> Result<String, Error> {
     let target = Directory::bootstrap().lookup_wait(name, PATIENCE)?;
     let mut tickets = Vec::new();
-    for number in 0..count {
-        let call = target.call(number, &[]).reply_capacity(0);
+    for operation in operations.clone() {
+        let call = target.call(operation, &[]).reply_capacity(0);
         tickets.push(match timeout {
             Some(timeout) => call.timeout(timeout).start()?,
             None => call.start()?,
         });
     }
     // Behind the calls on the same way: who reads this knows that the broker has them.
-    log!("made {count} calls");
+    log!("made {} calls", tickets.len());
     let mut outcomes = BTreeMap::new();
-    for (number, ticket) in (0..).zip(tickets) {
+    let mut unseen = String::new();
+    for (operation, ticket) in operations.zip(tickets) {
         let outcome = match ticket.wait() {
-            Ok(reply) if reply.result == number => String::from("Replied"),
+            Ok(reply) if reply.result == operation => String::from("Replied"),
             Ok(_) => String::from("WrongReply"),
-            Err(error) => format!("{error:?}"),
+            Err(error) => {
+                if matches!(error, Error::NotDelivered(_)) {
+                    unseen.push_str(&format!(" {operation}"));
+                }
+                format!("{error:?}")
+            }
         };
         *outcomes.entry(outcome).or_insert(0) += 1;
     }
@@ -86,13 +111,16 @@ fn call(count: u64, name: &str, timeout: Option<Duration>) -> Result<String, Err
             *outcomes.entry(format!("{event:?}")).or_insert(0) += 1;
         }
     }
+    if !unseen.is_empty() {
+        log!("unseen:{unseen}");
+    }
     let outcomes: Vec<String> = outcomes.iter().map(|(outcome, times)| format!("{outcome}={times}")).collect();
     Ok(outcomes.join(" "))
 }
 
 fn rounds(count: u64, name: &str) -> Result<(), Error> {
-    for round in 1.. {
-        match call(count, name, Some(PATIENCE)) {
+    for round in 0.. {
+        match call(round * count..(round + 1) * count, name, Some(PATIENCE)) {
             Ok(outcomes) => log!("round {round}: {outcomes}"),
             Err(error) if error.look_up_again() => log!("round {round}: {error:?}"),
             Err(error) => return Err(error),

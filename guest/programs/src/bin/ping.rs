@@ -1,5 +1,5 @@
-//! Measures calls: `ping [CALLS [BYTES [NAME]]]` makes that many calls with so much data to a `pong`, one after the other,
-//! and logs how long they took.
+//! Measures calls: `ping [CALLS [BYTES [NAME [samples]]]]` makes that many calls with so much data to a `pong`, one after
+//! the other, and logs how long they took; with `samples`, how long each did.
 
 #![no_std]
 #![no_main]
@@ -9,6 +9,7 @@ extern crate alloc;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::fmt::Write;
 use core::time::Duration;
 
 use district_sdk::{Directory, Error, boot, log, time};
@@ -17,12 +18,15 @@ district_sdk::entry!(main);
 
 /// Calls that are not counted, until memory and caches are warm.
 const WARM_UP: usize = 100;
+/// Samples in one line of the log.
+const PER_LINE: usize = 100;
 
 fn main() -> Result<(), Error> {
     let mut arguments = boot::arguments();
     let calls = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(10_000);
     let bytes: u32 = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(64);
     let name = arguments.next().unwrap_or_else(|| String::from("pong"));
+    let samples = arguments.next().as_deref() == Some("samples");
 
     let pong = Directory::bootstrap().lookup_wait(&name, Duration::from_secs(30))?;
     let data = vec![0x5a; bytes as usize];
@@ -38,6 +42,9 @@ fn main() -> Result<(), Error> {
             times.push(end - start);
         }
     }
+    if samples {
+        log_each(&times);
+    }
     times.sort_unstable();
     let at = |permille: usize| times.get((calls - 1) * permille / 1000).copied().unwrap_or(0);
     log!(
@@ -49,4 +56,15 @@ fn main() -> Result<(), Error> {
         at(1000)
     );
     Ok(())
+}
+
+fn log_each(times: &[u64]) {
+    for times in times.chunks(PER_LINE) {
+        let mut line = String::from("ping_ns");
+        for time in times {
+            // Writing to a string cannot fail.
+            let _ = write!(line, " {time}");
+        }
+        log!("{line}");
+    }
 }

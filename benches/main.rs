@@ -1,0 +1,98 @@
+//! The benchmarks, each beside what the same work costs with nothing around it (the floor), measured in the same run, in
+//! turns. `scripts/bench` runs them; `docs/performance.md` says what they mean and what came out.
+//!
+//! A benchmark that misses its goal says so and is no error; an error is when something breaks.
+
+mod bare_machine;
+mod bare_process;
+mod bare_sockets;
+mod idle;
+mod messages;
+mod process;
+mod report;
+mod samples;
+mod start;
+mod world;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+use report::Row;
+
+/// Measures districts.
+#[derive(Debug, Parser)]
+#[command(name = "scripts/bench")]
+struct Arguments {
+    /// Which benchmarks: beginnings of names, like `call` or `send/64B`; none given: all
+    names: Vec<String>,
+    /// Write the results to this file, too, as one JSON array
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Take few samples, to see that everything runs
+    #[arg(long)]
+    quick: bool,
+    /// Cargo says this to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let result = match bare_sockets::role() {
+        Some(role) => bare_sockets::play(&role),
+        None => measure(&Arguments::parse()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing can be done about a closed standard error.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A name, and what takes its samples, few or many.
+type Benchmark = (&'static str, fn(bool) -> Result<Vec<Row>>);
+
+const BENCHMARKS: [Benchmark; 7] = [
+    ("start/fresh", |quick| start::run(if quick { 10 } else { 300 })),
+    ("call/round-trip", |quick| Ok(vec![messages::calls(if quick { 2 } else { 20 })?])),
+    ("send/64B", |quick| {
+        let (batches, count) = if quick { (2, 5_000) } else { (20, 100_000) };
+        Ok(vec![messages::small_sends(batches, count)?])
+    }),
+    ("send/64KiB", |quick| {
+        let (batches, count) = if quick { (2, 200) } else { (20, 5_000) };
+        Ok(vec![messages::large_sends(batches, count)?])
+    }),
+    ("memory/vmm", idle::vmm_memory),
+    ("memory/daemon", |quick| Ok(vec![idle::daemon_memory(quick)?])),
+    ("idle/200", |quick| Ok(vec![idle::idle_time(quick)?])),
+];
+
+fn measure(arguments: &Arguments) -> Result<()> {
+    let names = &arguments.names;
+    for name in names {
+        let known = BENCHMARKS.iter().any(|(benchmark, _)| benchmark.starts_with(name.as_str()));
+        let all = BENCHMARKS.map(|(benchmark, _)| benchmark).join(", ");
+        ensure!(known, "no benchmark begins with `{name}`; there are {all}");
+    }
+    let mut rows = Vec::new();
+    for (benchmark, run) in BENCHMARKS {
+        if names.is_empty() || names.iter().any(|name| benchmark.starts_with(name.as_str())) {
+            // To see how far it is; nobody need be there.
+            let _ = writeln!(std::io::stderr(), "measuring {benchmark}");
+            rows.extend(run(arguments.quick).with_context(|| benchmark.to_owned())?);
+        }
+    }
+    report::write_table(&rows, &mut std::io::stdout())?;
+    if let Some(path) = &arguments.json {
+        let text = format!("{:#}\n", report::json(&rows));
+        std::fs::write(path, text).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! `start/fresh`: from a request to a running daemon until the first instruction of a program in a new vmm process.
+//!
+//! The clock starts before the connection to the API's socket is made. It stops with what the guest's clock shows when
+//! the program `first` looks at it, before it does anything else; that includes the SDK's way to the program's main
+//! function. Guest and host read the same counter, so no message has to come back for it.
+//!
+//! The floor is what no start can do without: one virtual machine, with memory and a vCPU, that executes an instruction,
+//! and one process that is made, executes a program that does nothing, and is waited for.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use district::api::event::EventKind;
+
+use crate::bare_machine::BareMachine;
+use crate::bare_process::BareProcess;
+use crate::report::{Goal, Row};
+use crate::samples::Samples;
+use crate::world::{World, name, next, spec, until_exit};
+
+pub fn run(rounds: usize) -> Result<Vec<Row>> {
+    let machine = BareMachine::new()?;
+    let process = BareProcess::new()?;
+    let world = World::new()?;
+    let district = name("first")?;
+    let mut events = world.client.events(std::slice::from_ref(&district), false)?;
+    world.client.start(vec![spec("first", "first", &[])?])?;
+    until_exit(&district, &mut events)?;
+
+    let [mut first, mut answer, mut started, mut machines, mut processes] = [(); 5].map(|()| Samples::default());
+    for _ in 0..rounds {
+        let (asked, begin) = (now(), Instant::now());
+        world.client.start_existing(&district)?;
+        answer.add(microseconds(begin));
+        while next(&mut events)?.kind != EventKind::Started {}
+        started.add(microseconds(begin));
+        let (_, message) = until_exit(&district, &mut events)?;
+        let at: u64 = message.parse().with_context(|| format!("`first` says {message:?}"))?;
+        first.add(at.saturating_sub(asked) as f64 / 1000.0);
+
+        let begin = Instant::now();
+        let ended = machine.run()?;
+        machines.add(microseconds(begin));
+        drop(ended);
+        let begin = Instant::now();
+        process.run()?;
+        processes.add(microseconds(begin));
+    }
+    let floor = machines.plus(&processes);
+    Ok(vec![
+        Row::new("start/fresh", "us", first).floor(&floor).goal(Goal::Ratio(1.5)).goal(Goal::AtMost(3000.0)),
+        Row::new("start/answer", "us", answer),
+        Row::new("start/event", "us", started),
+        Row::new("start/floor-machine", "us", machines),
+        Row::new("start/floor-process", "us", processes),
+    ])
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn microseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e6
+}
