@@ -6,7 +6,8 @@
 //!   one is given.
 //! * `hoard rounds COUNT [NAME]` does that again and again, and waits for a name that is not ready. No call has the
 //!   operation of another, and those that were not delivered are logged.
-//! * `hoard show [NAME]` publishes `hoard`, and logs the operation of each call before it answers.
+//! * `hoard show [NAME [MICROSECONDS]]` publishes `hoard`, and logs the operation of each call before it answers, for
+//!   which it takes its time.
 
 #![no_std]
 #![no_main]
@@ -44,7 +45,7 @@ fn main() -> Result<(), Error> {
             Ok(())
         }
         Some("rounds") => rounds(count, name),
-        Some("show") => show(argument(1).unwrap_or("hoard")),
+        Some("show") => show(argument(1).unwrap_or("hoard"), Duration::from_micros(number(2).unwrap_or(0))),
         _ => Err(Error::NoSuchOperation),
     }
 }
@@ -63,12 +64,13 @@ fn keep(count: u64, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn show(name: &str) -> Result<(), Error> {
+fn show(name: &str, each: Duration) -> Result<(), Error> {
     let mut _service = publish(name, 0)?;
     loop {
         match next_event(None) {
             Some(Event::Message(message)) => {
                 log!("saw {}", message.operation);
+                time::sleep(each);
                 // A caller that has gone meanwhile is no business of this program's.
                 let _ = message.reply(message.operation, &[]);
             }

@@ -1,0 +1,181 @@
+//! Programs that do what they must not. Only their own district ends, and whoever is beside them notices nothing.
+
+use std::time::{Duration, Instant};
+
+use district::api::info::State;
+use rustix::process::Signal;
+
+use crate::support::{Host, at_most, count_of, needs_kvm, send};
+
+/// Two districts that call each other all the time, fifty calls a round.
+pub const NEIGHBOURS: &str = "
+    [districts.pong]
+    image = 'pong'
+    publishes = ['pong']
+    [districts.neighbour]
+    image = 'hoard'
+    arguments = ['rounds', '50', 'pong']
+    grants = { log = 'host/log', pong = 'pong/pong' }
+";
+
+/// Neighbours, and what they were like.
+struct Neighbours {
+    host: Host,
+    pids: Vec<Option<u32>>,
+}
+
+impl Neighbours {
+    fn new() -> Neighbours {
+        let host = Host::with(NEIGHBOURS);
+        host.line("neighbour", "Replied=50");
+        let pids = ["pong", "neighbour"].map(|name| host.info(name).pid).to_vec();
+        Neighbours { host, pids }
+    }
+
+    /// They go on, in the same life, and every call was answered.
+    fn go_on(&mut self, rounds: usize) {
+        let seen = self.host.lines("neighbour").len();
+        for round in 0..rounds {
+            self.host.line_after("neighbour", seen + 2 * round, "Replied=50");
+        }
+        let lines = self.host.lines("neighbour");
+        let wrong: Vec<_> =
+            lines.iter().filter(|line| line.contains("round") && !line.ends_with(": Replied=50")).collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
+        assert_eq!(["pong", "neighbour"].map(|name| self.host.info(name).pid).to_vec(), self.pids);
+        assert!(self.host.daemon_lives());
+    }
+}
+
+fn flaky(name: &str, how: &str) -> String {
+    format!(
+        "[districts.{name}]
+         image = 'flaky'
+         arguments = [{how}]
+         memory = '4MiB'
+         restart = 'never'
+         grants = {{ log = 'host/log', clock = 'host/clock' }}\n"
+    )
+}
+
+#[test]
+fn c41_whatever_a_program_does_only_its_district_ends() {
+    needs_kvm!();
+    let mut neighbours = Neighbours::new();
+    let ways = [
+        ("null", "page fault (vector 14, error code 0x4) at rip 0x4", ", address 0x0"),
+        ("fault", "page fault (vector 14, error code 0x6) at rip 0x4", ", address 0xdead000"),
+        ("wild", "page fault (vector 14, error code 0x7) at rip 0x4", ", address 0x4000"),
+        ("read-system", "page fault (vector 14, error code 0x5) at rip 0x4", ", address 0x40000000"),
+        ("write-code", "page fault (vector 14, error code 0x7) at rip 0x4", ", address 0x400"),
+        ("run-data", "page fault (vector 14, error code 0x15) at rip 0x4", ", address 0x4"),
+        ("stack", "page fault (vector 14, error code 0x6) at rip 0x4", ", address 0x4"),
+        ("ud2", "invalid instruction (vector 6, error code 0x0) at rip 0x4", ", rsp 0x4"),
+        ("div0", "division error (vector 0, error code 0x0) at rip 0x4", ", rsp 0x4"),
+        ("hlt", "general protection fault (vector 13, error code 0x0) at rip 0x4", ", rsp 0x4"),
+        ("shim", "unknown shim call (vector 3, error code 0x0) at rip 0x4", ", rsp 0x4"),
+        ("heap", "exited with code 101: memory allocation of ", " bytes failed at "),
+        ("panic", "exited with code 101: as asked at ", "flaky.rs:"),
+        ("error", "exited with code 1: ", "no such operation"),
+        ("exit", "exited with code 1: ", "as asked"),
+    ];
+    neighbours.host.start(&ways.map(|(how, ..)| flaky(how, &format!("'{how}'"))).concat());
+    for (how, first, then) in ways {
+        let info = neighbours.host.over(how);
+        let said = info.last_end.unwrap().text;
+        assert!(said.starts_with(first) && said.contains(then), "{how}: {said}");
+        assert_eq!((info.state, info.epoch, info.pid), (State::Exited, 1, None), "{how}");
+    }
+    neighbours.go_on(3);
+}
+
+#[test]
+fn c41_a_caller_of_one_that_faults_learns_of_it_at_once() {
+    needs_kvm!();
+    let host = Host::with_daemon();
+    let mut manifest = flaky("flaky", "'null', 'on', 'call'");
+    manifest.push_str("publishes = ['flaky']");
+    manifest = manifest.replace("grants", "\ngrants").replace("publishes", "\npublishes");
+    host.start(&format!(
+        "{manifest}
+         [districts.caller]
+         image = 'hoard'
+         arguments = ['call', '10', 'flaky']
+         restart = 'never'
+         grants = {{ log = 'host/log', flaky = 'flaky/flaky' }}"
+    ));
+    host.over("caller");
+    let outcomes = host.line("caller", "outcomes: ");
+    // It consumed one call and saw none of the others; some of them may have come too late to be sent at all.
+    assert_eq!(count_of(&outcomes, "Unknown(PeerRestart)"), 1, "{outcomes}");
+    let unseen = count_of(&outcomes, "NotDelivered(PeerRestart)") + count_of(&outcomes, "Broken(PeerRestart)");
+    assert_eq!(unseen, 9, "{outcomes}");
+    assert!(host.over("flaky").last_end.unwrap().text.contains("address 0x0"));
+}
+
+#[test]
+fn c41_an_endless_loop_is_stopped_within_a_second() {
+    needs_kvm!();
+    let mut neighbours = Neighbours::new();
+    neighbours.host.start(&flaky("spin", "'spin'"));
+    neighbours.host.line("spin", "going to fail: spin");
+    neighbours.go_on(3);
+    let start = Instant::now();
+    let said = neighbours.host.ok(&["stop", "spin"]);
+    assert!(start.elapsed() < at_most(Duration::from_secs(1)), "{:?}", start.elapsed());
+    assert_eq!(said, "spin  stopped (epoch 1)\n");
+    assert_eq!(neighbours.host.last_words("spin"), "stopped");
+    neighbours.go_on(1);
+}
+
+#[test]
+fn c42_garbage_in_its_queues_is_its_own_trouble() {
+    needs_kvm!();
+    let mut neighbours = Neighbours::new();
+    neighbours.host.start(&flaky("garbage", "'badqueue'"));
+    // It gets one connection after another, and other garbage in each life.
+    for epoch in 2..6 {
+        let seen = neighbours.host.lines("garbage").len();
+        neighbours.host.line_after("garbage", seen, "(from the host: the device needs a reset: ");
+        neighbours.host.line_after("garbage", seen, "connection ");
+        neighbours.go_on(3);
+        neighbours.host.ok(&["restart", "garbage"]);
+        neighbours.host.until("garbage", "runs again", |info| info.epoch == epoch && info.state == State::Running);
+    }
+    neighbours.go_on(3);
+    assert_eq!(neighbours.host.ok(&["stop", "garbage"]), "garbage  stopped (epoch 5)\n");
+    neighbours.go_on(1);
+}
+
+#[test]
+fn c42_a_storm_of_doorbells_delays_nobody_for_long() {
+    needs_kvm!();
+    let mut neighbours = Neighbours::new();
+    neighbours.host.start(&flaky("storm", "'doorbell'"));
+    neighbours.host.line("storm", "going to fail: doorbell");
+    neighbours.go_on(20);
+    assert_eq!(neighbours.host.ok(&["stop", "storm"]), "storm  stopped (epoch 1)\n");
+    neighbours.go_on(1);
+}
+
+#[test]
+fn a_reader_of_the_log_who_does_not_read_holds_up_nobody() {
+    needs_kvm!();
+    let mut neighbours = Neighbours::new();
+    let reader = neighbours.host.spawn(&["logs", "--follow"]);
+    send(reader, Signal::STOP);
+    neighbours.host.start(
+        "[districts.talker]
+         image = 'hoard'
+         arguments = ['show']
+         publishes = ['hoard']
+         grants = { log = 'host/log' }
+         [districts.caller]
+         image = 'hoard'
+         arguments = ['rounds', '400']
+         grants = { log = 'host/log', hoard = 'talker/hoard' }",
+    );
+    neighbours.host.line("caller", "round 50: Replied=400");
+    neighbours.go_on(5);
+    send(reader, Signal::CONT);
+}
