@@ -78,13 +78,7 @@ impl IndexMut<usize> for Slots {
 
 /// A running daemon's state.
 pub struct EventLoop {
-    pub directory: StateDir,
-    pub program: PathBuf,
-    pub tied: bool,
-    pub kvm: File,
-    pub cpuid: Cpuid,
-    pub store: Store,
-    pub inbox: Inbox,
+    pub host: Host,
     pub clock: Clock,
     /// The time at which the present round began.
     pub now: u64,
@@ -109,22 +103,15 @@ pub struct EventLoop {
 impl EventLoop {
     /// Takes in the catalogue and finds the vmm processes that an earlier daemon has left.
     pub fn new(host: Host) -> Result<EventLoop> {
-        let Host { directory, program, tied, kvm, cpuid, store, inbox } = host;
         let clock = Clock::new();
         let watched = Watched::new().context("no epoll can be had")?;
-        watched.add(inbox.as_raw_fd(), Ready::Inbox)?;
-        super::process::make_directory(directory.path())
-            .with_context(|| format!("{}: cannot be made", directory.path().join("run").display()))?;
+        watched.add(host.inbox.as_raw_fd(), Ready::Inbox)?;
+        super::process::make_directory(host.directory.path())
+            .with_context(|| format!("{}: cannot be made", host.directory.path().join("run").display()))?;
         let mut event_loop = EventLoop {
             now: clock.now(),
             clock,
-            directory,
-            program,
-            tied,
-            kvm,
-            cpuid,
-            store,
-            inbox,
+            host,
             core: Core::new(),
             effects: Vec::new(),
             watched,
@@ -145,12 +132,12 @@ impl EventLoop {
     }
 
     fn take_in_catalogue(&mut self) -> Result<()> {
-        for binding in self.store.bindings()? {
+        for binding in self.host.store.bindings()? {
             self.core.restore_binding(binding);
         }
-        for (name, record) in self.store.districts()? {
+        for (name, record) in self.host.store.districts()? {
             let name = Name::new(&name).map_err(|wrong| anyhow::anyhow!("the catalogue is damaged: {}", wrong.what))?;
-            let epoch = self.store.epoch(&record.id)?;
+            let epoch = self.host.store.epoch(&record.id)?;
             self.add_district(District::new(name, record, epoch));
         }
         for slot in self.slots.numbers() {
@@ -209,7 +196,7 @@ impl EventLoop {
     fn dispatch(&mut self, ready: Ready) {
         match ready {
             Ready::Inbox => {
-                let commands: Vec<_> = self.inbox.take().collect();
+                let commands: Vec<_> = self.host.inbox.take().collect();
                 for command in commands {
                     self.command(command);
                 }

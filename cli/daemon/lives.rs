@@ -84,26 +84,26 @@ impl EventLoop {
     }
 
     fn try_start(&mut self, slot: usize, reason: StartReason) -> Result<()> {
-        let directory = self.directory.path().to_owned();
+        let directory = self.host.directory.path().to_owned();
         let district = &mut self.slots[slot];
         // What a command hosts ends with it, however that ends; no later daemon is to start it.
-        district.record.wanted = !self.tied;
+        district.record.wanted = !self.host.tied;
         if district.log.is_none() {
             district.log = Some(Log::open(&directory, &district.name).context("its log cannot be opened")?);
         }
         let image = &district.record.spec.image;
         let image = File::open(image).with_context(|| format!("image {}", image.display()))?;
         // First of all the process: it gets ready while the epoch goes to disk.
-        let (process, control) = Process::start(&self.program, &directory, district.id, self.tied)
-            .with_context(|| format!("its vmm process, {}", self.program.display()))?;
+        let (process, control) = Process::start(&self.host.program, &directory, district.id, self.host.tied)
+            .with_context(|| format!("its vmm process, {}", self.host.program.display()))?;
         self.enter(slot, process, control)?;
         let district = &mut self.slots[slot];
-        let reserved = self.store.begin_life(district.name.as_str(), &district.record)?;
+        let reserved = self.host.store.begin_life(district.name.as_str(), &district.record)?;
         district.epoch = reserved.epoch;
         let window = super::sessions::new_window(district.record.spec.window)?;
-        let start = start_message(district, reason, &reserved, &self.cpuid);
+        let start = start_message(district, reason, &reserved, &self.host.cpuid);
         let life = district.life.as_mut().context("it has no vmm process")?;
-        life.control.start(start, self.kvm.as_fd(), image.as_fd(), window.memfd())?;
+        life.control.start(start, self.host.kvm.as_fd(), image.as_fd(), window.memfd())?;
         life.window = Some(window);
         self.begin_session(slot, reserved)
     }
@@ -140,7 +140,7 @@ impl EventLoop {
 
     /// Takes over the vmm process that an earlier daemon has left, or starts the district again if there should be one.
     pub fn adopt(&mut self, slot: usize) {
-        let found = Process::find(self.directory.path(), self.slots[slot].id);
+        let found = Process::find(self.host.directory.path(), self.slots[slot].id);
         let entered = match found {
             Ok(Some((process, control))) => {
                 let wanted = self.slots[slot].record.wanted;
@@ -155,7 +155,7 @@ impl EventLoop {
                 entered
             }
             Ok(None) => {
-                process::forget_socket(self.directory.path(), self.slots[slot].id);
+                process::forget_socket(self.host.directory.path(), self.slots[slot].id);
                 return self.start_if_wanted(slot);
             }
             Err(error) => Err(error.into()),
@@ -174,7 +174,7 @@ impl EventLoop {
 
     fn start_if_wanted(&mut self, slot: usize) {
         let record = &self.slots[slot].record;
-        if !record.wanted || self.tied {
+        if !record.wanted || self.host.tied {
             return;
         }
         if record.spec.restart.policy == Policy::Never {
@@ -241,7 +241,7 @@ impl EventLoop {
 
     /// A district that runs on while the daemon is a new one.
     fn resume(&mut self, slot: usize, id: [u8; 16], epoch: u64, window: Option<std::os::fd::OwnedFd>) -> Result<()> {
-        let directory = self.directory.path().to_owned();
+        let directory = self.host.directory.path().to_owned();
         let district = &mut self.slots[slot];
         anyhow::ensure!(
             id == district.id.0 && epoch == district.epoch,
@@ -255,7 +255,7 @@ impl EventLoop {
         if district.log.is_none() {
             district.log = Some(Log::open(&directory, &district.name).context("its log cannot be opened")?);
         }
-        let reserved = self.store.reserve_serials(&id)?;
+        let reserved = self.host.store.reserve_serials(&id)?;
         self.begin_session(slot, reserved)?;
         self.running(slot, "taken over");
         Ok(())
@@ -299,7 +299,7 @@ impl EventLoop {
 
     /// Ends a district with its daemon: the next daemon starts it again, unless this one lives in a command.
     pub fn stop_for_now(&mut self, slot: usize) {
-        let wanted = self.slots[slot].record.wanted && !self.tied;
+        let wanted = self.slots[slot].record.wanted && !self.host.tied;
         self.stop(slot);
         self.slots[slot].record.wanted = wanted;
         self.save(slot);
@@ -317,7 +317,7 @@ impl EventLoop {
 
     fn save(&mut self, slot: usize) {
         let district = &self.slots[slot];
-        if let Err(error) = self.store.put_district(district.name.as_str(), &district.record) {
+        if let Err(error) = self.host.store.put_district(district.name.as_str(), &district.record) {
             log::error!("district {}: its record is not on disk: {error:#}", district.name);
         }
     }
@@ -348,7 +348,7 @@ impl EventLoop {
         let Some(mut life) = self.slots[slot].life.take() else { return };
         self.watched.remove(life.control.as_fd().as_raw_fd());
         self.watched.remove(life.process.as_fd().as_raw_fd());
-        process::forget_socket(self.directory.path(), self.slots[slot].id);
+        process::forget_socket(self.host.directory.path(), self.slots[slot].id);
         let status = life.process.reap();
         let (ending, kind, code, text) = match (life.report, life.killed) {
             (_, Some(why)) => (Ending::Killed, EventKind::Lost, None, why),

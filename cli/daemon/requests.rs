@@ -145,7 +145,7 @@ impl EventLoop {
         let mut id = [0; 16];
         traffic::random(&mut id).map_err(|error| failed(format!("no random bytes: {error}")))?;
         let record = Record::new(id, spec);
-        self.store.put_district(name.as_str(), &record).map_err(|error| failed(format!("{error:#}")))?;
+        self.host.store.put_district(name.as_str(), &record).map_err(|error| failed(format!("{error:#}")))?;
         Ok(self.add_district(District::new(name, record, 0)))
     }
 
@@ -189,11 +189,11 @@ impl EventLoop {
             return Err(Refusal::new(RefusalKind::Conflict, format!("district `{name}` is {}", district.state))
                 .remedy(format!("stop it first: district stop {name}")));
         }
-        self.store.remove_district(name.as_str(), &id.0).map_err(|error| failed(format!("{error:#}")))?;
+        self.host.store.remove_district(name.as_str(), &id.0).map_err(|error| failed(format!("{error:#}")))?;
         // It is not attached; this is for the names that it had bound.
         self.core.detach(self.now, id, district_protocol::status::Reason::Destroyed, 0);
         self.carry_out();
-        logs::remove(self.directory.path(), &name);
+        logs::remove(self.host.directory.path(), &name);
         self.drop_district(slot);
         self.publish(&Event::now(EventKind::Removed, name, epoch, State::Stopped, "removed"));
         Ok(())
@@ -208,7 +208,7 @@ impl EventLoop {
         let wanted: Vec<_> = if districts.is_empty() { self.names.keys().cloned().collect() } else { districts };
         let mut events = Vec::new();
         for name in &wanted {
-            match logs::tail(self.directory.path(), name, lines) {
+            match logs::tail(self.host.directory.path(), name, lines) {
                 Ok(found) => events.extend(found),
                 Err(error) => return reply.send(Err(failed(format!("log of {name}: {error}")))),
             }

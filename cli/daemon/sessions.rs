@@ -132,7 +132,7 @@ impl EventLoop {
             return;
         }
         let id = self.slots[slot].id;
-        let begun = self.store.reserve_serials(&id.0).and_then(|reserved| self.begin_session(slot, reserved));
+        let begun = self.host.store.reserve_serials(&id.0).and_then(|reserved| self.begin_session(slot, reserved));
         if let Err(error) = begun {
             if matches!(error.downcast_ref(), Some(ControlError::Closed)) {
                 // How it ended is heard next.

@@ -122,13 +122,13 @@ impl EventLoop {
             Effect::Bound(record) => {
                 // The name works all the same while this daemon lives. After that its version may be one that was seen
                 // before, as after any loss of the last write.
-                if let Err(error) = self.store.put_binding(&record) {
+                if let Err(error) = self.host.store.put_binding(&record) {
                     log::error!("name {} of district {} is not on disk: {error:#}", record.name, record.owner);
                 }
             }
             // The district's record is removed as a whole, its names with it.
             Effect::Unbound(_) => {}
-            Effect::ReserveSerials(district) => match self.store.reserve_serials(&district.0) {
+            Effect::ReserveSerials(district) => match self.host.store.reserve_serials(&district.0) {
                 Ok(reserved) => self.core.serials_reserved(district, reserved.serials),
                 Err(error) => log::error!("no handle serials for district {district}: {error:#}"),
             },
