@@ -55,6 +55,8 @@ pub struct Life {
     pub report: Option<Ended>,
     /// Why the daemon ended it, if it did so without being asked.
     pub killed: Option<String>,
+    /// How many messages its vmm process has sent.
+    pub heard: u32,
     /// Sessions that were begun, and when the present one was: a guest that resets its device in a loop has to wait.
     pub sessions: u32,
     pub session_began: u64,

@@ -160,6 +160,9 @@ impl EventLoop {
         if let Some(district) = self.slots.slots[slot].take() {
             self.names.remove(&district.name);
             self.ids.remove(&district.id);
+            for pending in [&mut self.sending, &mut self.receiving, &mut self.touched] {
+                pending.forget(slot);
+            }
         }
     }
 

@@ -26,6 +26,9 @@ use crate::api::spec::{Policy, Restart};
 
 /// A vmm process that has not begun to run its program after so long does not work: nanoseconds.
 const START_TIME: u64 = 30_000_000_000;
+/// Messages of a vmm process in one life, of which an honest one has three: hello, running, ended. With more, one that is
+/// not honest would keep the event loop reading.
+const MESSAGES_MAX: u32 = 8;
 /// A vmm process that was told to stop and has not after so long is killed: nanoseconds.
 const STOP_TIME: u64 = 1_000_000_000;
 
@@ -112,10 +115,13 @@ impl EventLoop {
     fn enter(&mut self, slot: usize, process: Process, control: DaemonEnd) -> Result<()> {
         self.life_count += 1;
         let number = self.life_count;
-        let watched = [
-            (control.as_fd().as_raw_fd(), Ready::Control(number)),
-            (process.as_fd().as_raw_fd(), Ready::Process(number)),
-        ];
+        // Before it is a life: one whose end nobody hears of would never be over.
+        let watched = (self.watched.add(process.as_fd().as_raw_fd(), Ready::Process(number)))
+            .and_then(|()| self.watched.add(control.as_fd().as_raw_fd(), Ready::Control(number)));
+        if let Err(error) = watched {
+            process.kill();
+            return Err(error).context("its vmm process cannot be watched");
+        }
         let district = &mut self.slots[slot];
         district.state = State::Starting;
         district.life = Some(Life {
@@ -127,14 +133,12 @@ impl EventLoop {
             session: Session::Closed,
             report: None,
             killed: None,
+            heard: 0,
             sessions: 0,
             session_began: self.now,
         });
         self.lives.insert(number, slot);
         self.timers.add(self.now + START_TIME, Due::Overdue(number));
-        for (fd, ready) in watched {
-            self.watched.add(fd, ready).context("its vmm process cannot be watched")?;
-        }
         Ok(())
     }
 
@@ -204,6 +208,14 @@ impl EventLoop {
     }
 
     fn heard(&mut self, slot: usize, message: FromVmm, window: Option<std::os::fd::OwnedFd>) {
+        let Some(life) = &mut self.slots[slot].life else { return };
+        life.heard += 1;
+        if life.heard > MESSAGES_MAX {
+            return self.kill(slot, "its vmm process talks too much".to_owned());
+        }
+        if life.killed.is_some() {
+            return;
+        }
         match message {
             FromVmm::Hello { state: control::State::Waiting, .. } => {
                 // One that an earlier daemon started and did not live to tell what to do.
@@ -224,7 +236,9 @@ impl EventLoop {
                     life.process.kill();
                 }
             }
-            FromVmm::Running => self.running(slot, "started"),
+            FromVmm::Running if self.slots[slot].state == State::Starting => self.running(slot, "started"),
+            // It crossed with a request to stop.
+            FromVmm::Running => {}
         }
     }
 
@@ -305,7 +319,8 @@ impl EventLoop {
         self.save(slot);
     }
 
-    fn not_wanted(&mut self, slot: usize) {
+    /// Remembers that it is not to be started again by the next daemon.
+    pub fn not_wanted(&mut self, slot: usize) {
         // A daemon that ends has said already what the next one is to do.
         let district = &mut self.slots[slot];
         if self.ending.is_none() {
@@ -397,6 +412,8 @@ impl EventLoop {
                 self.not_wanted(slot);
                 self.publish(&Event::now(EventKind::Failed, name, epoch, state, text));
             }
+            // It is as wanted as before: a daemon that dies before the new life leaves that to the next one.
+            _ if self.slots[slot].restart_is_asked_for() => {}
             _ => self.not_wanted(slot),
         }
         self.answer_waiting(slot);

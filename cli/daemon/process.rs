@@ -40,9 +40,13 @@ impl Process {
         }
         command.stdin(listener).stdout(Stdio::null()).stderr(Stdio::piped());
         // A group of its own, so that a terminal's Ctrl-C ends the command and not the districts under it.
-        let child = command.process_group(0).spawn()?;
+        let mut child = command.process_group(0).spawn()?;
         let pid = Pid::from_child(&child);
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).inspect_err(|_| {
+            // Nobody would ever hear of its end. Neither fails for a child that has not been waited for.
+            let _ = child.kill();
+            let _ = child.wait();
+        })?;
         Ok((Process { pid, pidfd, child: Some(child) }, connection))
     }
 
@@ -58,6 +62,10 @@ impl Process {
         };
         // The process that listens, not the one that made the socket: each vmm process begins to listen again itself.
         let pid = sockopt::socket_peercred(&connection)?.pid;
+        if pid == rustix::process::getpid() {
+            // One that has not begun to listen: its daemon, in this very process, ended in that moment.
+            return Ok(None);
+        }
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Some((Process { pid, pidfd, child: None }, connection))),
             Err(rustix::io::Errno::SRCH) => Ok(None),

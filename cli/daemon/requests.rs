@@ -24,6 +24,11 @@ impl EventLoop {
                 reply.send(answer);
             }
             Command::StartExisting(name, reply) => {
+                if let Some(slot) = self.names.get(&name).copied()
+                    && self.slots[slot].state == State::Stopping
+                {
+                    return self.slots[slot].waiting.push(Waiting::Restart(reply));
+                }
                 let answer = self.find(&name).and_then(|slot| {
                     if self.slots[slot].life.is_none() {
                         self.start_by_request(slot)?;
@@ -157,8 +162,13 @@ impl EventLoop {
     }
 
     fn stop_by_request(&mut self, slot: usize, waiting: Waiting) {
+        let stays_stopped = matches!(waiting, Waiting::Stopped(_));
         self.slots[slot].waiting.push(waiting);
         self.stop(slot);
+        if stays_stopped && self.slots[slot].life.is_some() {
+            // At once, and not when it has ended: a daemon that dies before that must not leave it to be started again.
+            self.not_wanted(slot);
+        }
         if self.slots[slot].life.is_none() {
             self.answer_waiting(slot);
         }

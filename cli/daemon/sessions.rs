@@ -69,7 +69,11 @@ impl EventLoop {
             Ok(Progress::Waiting) => {}
             Ok(Progress::Ready(channel)) => {
                 for kick in channel.kick_fds() {
+                    // What fails here is known as a session that is only offered, whose doorbells nobody would look for.
                     if let Err(error) = self.watched.add_doorbell(kick, Ready::Kick(number)) {
+                        for kick in channel.kick_fds() {
+                            self.watched.remove(kick.as_raw_fd());
+                        }
                         return self
                             .session_failed(slot, &ChannelError::Host { doing: "watch a doorbell", source: error });
                     }

@@ -27,6 +27,11 @@ impl Pending {
         }
     }
 
+    /// Leaves a district out that is going to be forgotten.
+    pub fn forget(&mut self, slot: usize) {
+        self.slots.retain(|other| *other != slot);
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
@@ -52,7 +57,7 @@ impl EventLoop {
                 self.session_failed(slot, &error);
             }
         }
-        !self.sending.is_empty() || !self.receiving.is_empty()
+        !self.sending.is_empty() || !self.receiving.is_empty() || !self.touched.is_empty()
     }
 
     fn take_requests(&mut self, slot: usize) {
@@ -102,9 +107,14 @@ impl EventLoop {
     /// Does what the core wants, in its order.
     pub fn carry_out(&mut self) {
         let mut effects = mem::take(&mut self.effects);
-        effects.extend(self.core.drain_effects());
-        for effect in effects.drain(..) {
-            self.carry_out_one(effect);
+        loop {
+            effects.extend(self.core.drain_effects());
+            if effects.is_empty() {
+                break;
+            }
+            for effect in effects.drain(..) {
+                self.carry_out_one(effect);
+            }
         }
         self.effects = effects;
     }

@@ -305,7 +305,7 @@ fn everything_recovers_whatever_is_killed() {
     let mut host = Host::with(&load());
     for round in 0..20 {
         let victims = host.list();
-        match dice.roll(4) {
+        match dice.roll(5) {
             0 => {
                 println!("round {round}: the daemon");
                 host.end_daemon(Signal::KILL);
@@ -318,6 +318,11 @@ fn everything_recovers_whatever_is_killed() {
                 if let Some(pid) = victim.pid {
                     send(pid, Signal::KILL);
                 }
+                host.start_daemon();
+            }
+            2 => {
+                println!("round {round}: the daemon, which ends all");
+                host.stop_daemon();
                 host.start_daemon();
             }
             _ => {

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -15,7 +15,7 @@ use district::api::info::{DistrictInfo, KeyInfo, State};
 use district::api::name::Name;
 use district_vmm::control::DaemonEnd;
 use rustix::net::sockopt::socket_peercred;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use tempfile::TempDir;
 
 /// How often it is looked whether something is so.
@@ -45,9 +45,14 @@ pub fn is_skipped(closure: &str) -> bool {
     true
 }
 
+/// Whether the host's processor is software.
+pub fn is_slow() -> bool {
+    std::env::var_os("DISTRICT_SLOW_HOST").is_some_and(|value| value == "1")
+}
+
 /// Durations that are long on an ordinary host, on one that is ten times slower.
 pub fn at_most(time: Duration) -> Duration {
-    if std::env::var_os("DISTRICT_SLOW_HOST").is_some_and(|value| value == "1") { time * 10 } else { time }
+    if is_slow() { time * 10 } else { time }
 }
 
 /// Waits until `look` finds something.
@@ -118,12 +123,12 @@ impl Host {
         host
     }
 
-    /// One with a daemon and the districts of this manifest, all of them running.
+    /// One with a daemon and the districts of this manifest, all of which have begun to run.
     pub fn with(manifest: &str) -> Host {
         let host = Host::with_daemon();
         host.start(manifest);
         for info in host.list() {
-            host.running(info.name.as_str());
+            host.until(info.name.as_str(), "has begun", |info| info.state != State::Starting);
         }
         host
     }
@@ -137,6 +142,14 @@ impl Host {
         let mut command = Command::new(env!("CARGO_BIN_EXE_district"));
         command.args(arguments).env("DISTRICT_DIR", self.path()).env("DISTRICT_IMAGES", images());
         command.stdin(Stdio::null());
+        // A test run that is killed itself has no other way to end what it has started. `SIGTERM`, because a daemon then
+        // ends its districts, too.
+        let with_us = || Ok(set_parent_process_death_signal(Some(Signal::TERM))?);
+        // SAFETY: `pre_exec` wants a closure that may run between fork and exec of a process with threads: this one makes
+        // a system call and allocates nothing.
+        unsafe { command.pre_exec(with_us) };
+        // So that a signal to the group of the test run is not a second one, at which a daemon ends at once.
+        command.process_group(0);
         command
     }
 
@@ -205,6 +218,13 @@ impl Host {
             assert_eq!(status.signal(), Some(signal.as_raw()), "{status}");
         }
         status
+    }
+
+    /// Asks the daemon to end, which leaves no vmm process.
+    pub fn stop_daemon(&mut self) {
+        let status = self.end_daemon(Signal::TERM);
+        assert_eq!(status.code(), Some(0), "{status}");
+        assert!(!self.sweep(), "the daemon has left a vmm process");
     }
 
     /// Waits until a command that [`Self::spawn`] has started ends.

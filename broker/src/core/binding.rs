@@ -25,6 +25,9 @@ pub(crate) struct Binding {
     pub key: Carried,
 }
 
+/// What binding a name costs of the frames per second: with the usual limit, some fifty a second.
+const BIND_FRAMES: u64 = 20_000;
+
 impl Core {
     /// Binds a name, and answers those who wait for it. The new version.
     pub(crate) fn bind(&mut self, binding: Binding) -> Result<u64, Status> {
@@ -43,6 +46,9 @@ impl Core {
             }
             district.binding_count += 1;
         }
+        // It goes to disk, which everybody else has to wait for.
+        let now = self.now;
+        self.districts[from].bucket.charge(now, BIND_FRAMES);
         let key = self.take_argument(from, key);
         let record = &mut self.keys[key];
         record.holder = None;
