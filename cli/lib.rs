@@ -23,9 +23,10 @@ use terminal::output;
 
 /// The command line of this process, from its arguments to its exit code.
 pub fn main() -> ExitCode {
-    // Help and mistakes end the process here, with the codes 0 and 2.
-    let arguments = Arguments::parse();
-    let code = commands::run(arguments).unwrap_or_else(|error| {
+    let result = commands::vmm::run_if_asked(std::env::args_os().skip(1))
+        // Help and mistakes end the process here, with the codes 0 and 2.
+        .unwrap_or_else(|| commands::run(Arguments::parse()));
+    let code = result.unwrap_or_else(|error| {
         if output::is_closed(&error) {
             return exit::SUCCESS;
         }

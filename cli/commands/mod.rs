@@ -15,7 +15,7 @@ mod session;
 mod start;
 mod stop;
 mod up;
-mod vmm;
+pub mod vmm;
 mod watch;
 
 use anyhow::Result;
@@ -82,7 +82,6 @@ enum Command {
     Daemon(daemon::Daemon),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
-    Vmm(vmm::Vmm),
 }
 
 /// Where images are, beside the manifest or the current directory.
@@ -135,6 +134,5 @@ pub fn run(arguments: Arguments) -> Result<u8> {
         Command::Daemon(daemon) => daemon.run(&place),
         Command::Doctor(doctor) => doctor.run(&place),
         Command::Completions(completions) => completions.run(),
-        Command::Vmm(vmm) => vmm.run(),
     }
 }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use district_broker::{Core, DistrictId, Effect};
 use district_devices::Channel;
 use district_vmm::cpuid::Cpuid;
+use district_vmm::features::Standby;
 
 use super::clock::Clock;
 use super::district::District;
@@ -33,6 +34,8 @@ pub struct Host {
     pub tied: bool,
     pub kvm: File,
     pub cpuid: Cpuid,
+    /// Kept, not used.
+    pub standby: Standby,
     pub store: Store,
     pub inbox: Inbox,
 }

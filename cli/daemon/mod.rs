@@ -25,7 +25,8 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow};
-use district_vmm::features;
+use district_vmm::cpuid::Cpuid;
+use district_vmm::features::{self, Standby};
 use kvm_ioctls::Kvm;
 use std::os::fd::FromRawFd;
 
@@ -61,13 +62,14 @@ pub struct Daemon {
 pub fn start(options: Options) -> Result<Daemon> {
     let Options { directory, hosted } = options;
     let store = Store::open(directory.path())?;
-    let (kvm, cpuid) = open_kvm()?;
+    let (kvm, cpuid, standby) = open_kvm()?;
     let (mailbox, inbox) = mailbox().context("no eventfd can be had")?;
     let socket = directory.socket();
     let listener = server::listen(&socket).with_context(|| format!("{}", socket.display()))?;
     // In the thread, and not before it, because processes that are tied to this one are tied to the thread that starts
     // them.
-    let host = Host { directory, program: PathBuf::from("/proc/self/exe"), tied: hosted, kvm, cpuid, store, inbox };
+    let host =
+        Host { directory, program: PathBuf::from("/proc/self/exe"), tied: hosted, kvm, cpuid, standby, store, inbox };
     let thread = std::thread::Builder::new()
         .name("event loop".into())
         .spawn(move || EventLoop::new(host)?.run())
@@ -76,7 +78,7 @@ pub fn start(options: Options) -> Result<Daemon> {
     Ok(Daemon { mailbox, thread, server })
 }
 
-fn open_kvm() -> Result<(File, district_vmm::cpuid::Cpuid)> {
+fn open_kvm() -> Result<(File, Cpuid, Standby)> {
     let remedy = "see `district doctor`";
     let file = OpenOptions::new()
         .read(true)
@@ -88,7 +90,8 @@ fn open_kvm() -> Result<(File, district_vmm::cpuid::Cpuid)> {
     let kvm = unsafe { Kvm::from_raw_fd(copy.into_raw_fd()) };
     debug_assert!(kvm.as_raw_fd() != file.as_raw_fd());
     let cpuid = features::supported_cpuid(&kvm).with_context(|| format!("this host cannot run districts; {remedy}"))?;
-    Ok((file, cpuid))
+    let standby = Standby::new(&kvm).context("KVM")?;
+    Ok((file, cpuid, standby))
 }
 
 impl Daemon {

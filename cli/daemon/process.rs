@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 
+use crate::commands::vmm;
 use district_broker::DistrictId;
 use district_vmm::control::{self, DaemonEnd};
 use rustix::net::sockopt;
@@ -34,10 +35,7 @@ impl Process {
         let listener = control::listen(&path)?;
         let connection = DaemonEnd::connect(&path)?;
         let mut command = Command::new(program);
-        command.arg("vmm").env_clear().current_dir("/");
-        if tied {
-            command.arg("--tied").arg(std::process::id().to_string());
-        }
+        command.args(vmm::arguments(tied)).env_clear().current_dir("/");
         command.stdin(listener).stdout(Stdio::null()).stderr(Stdio::piped());
         // A group of its own, so that a terminal's Ctrl-C ends the command and not the districts under it.
         let mut child = command.process_group(0).spawn()?;

@@ -18,7 +18,7 @@ use district_protocol::ABI_VERSION;
 use district_protocol::layout::{PROGRAM_BASE, WINDOW_BASE, WINDOW_SIZE_DEFAULT};
 use district_vmm::control::{DaemonEnd, FromVmm, Start, listen};
 use district_vmm::cpuid::Cpuid;
-use district_vmm::features::supported_cpuid;
+use district_vmm::features::{Standby, supported_cpuid};
 use district_vmm::machine::{Machine, Parts};
 use district_vmm::process::run;
 use district_vmm::report::Ended;
@@ -82,6 +82,9 @@ fn measure() -> ExitCode {
     let nothing = row("a: fork, exec and wait for a program that does nothing", nothing);
     let bare = row("b: bare machine: VM, slot, vCPU, enter, exit", rounds(|| timed(|| bare_machine(&kvm)).1));
 
+    let standby = Standby::new(&kvm).expect("a vCPU");
+    row("b': the same beside another machine", rounds(|| timed(|| bare_machine(&kvm)).1));
+
     let starts = rounds(|| District::start(&kvm, &cpuid).end());
     let column = |pick: fn(&Timeline) -> f64| starts.iter().map(pick).collect();
     row("district: fork and exec until its hello", column(|it| it.hello));
@@ -91,6 +94,9 @@ fn measure() -> ExitCode {
     row("KiB of a parked vmm process outside of its RAM (PSS)", column(|it| it.pss));
     let ratio = |index: usize| total[index] / (nothing[index] + bare[index]);
     println!("{:<58}{:>8.2}{:>8.2}", "c / (a + b), at most 1.5 wanted", ratio(0), ratio(1));
+    drop(standby);
+    let alone = rounds(|| District::start(&kvm, &cpuid).end().first);
+    row("district: fork until the first instruction, no standby", alone);
     ExitCode::SUCCESS
 }
 

@@ -1,7 +1,7 @@
 //! Whether a host can run districts. Asked once per host, by the daemon or by `doctor`; the vmm processes rely on it.
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
-use kvm_ioctls::{Cap, Kvm};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use thiserror::Error;
 use vmm_sys_util::errno;
 
@@ -69,12 +69,37 @@ pub fn supported_cpuid(kvm: &Kvm) -> Result<Cpuid, FeatureError> {
     Ok(cpuid)
 }
 
+/// A vCPU that never runs; for whoever starts districts, to be kept as long as there may be any.
+///
+/// KVM patches its own code when the first vCPU without a local APIC appears and when the last one goes
+/// (`kvm_has_noapic_vcpu`, Linux `arch/x86/kvm/lapic.h`), which takes longer than making a vCPU. With this one, none that
+/// matters is ever the first or the last.
+#[derive(Debug)]
+pub struct Standby {
+    _vcpu: VcpuFd,
+    _vm: VmFd,
+}
+
+impl Standby {
+    /// Makes the vCPU.
+    pub fn new(kvm: &Kvm) -> Result<Self, FeatureError> {
+        let (vm, vcpu) = scratch(kvm)?;
+        Ok(Self { _vcpu: vcpu, _vm: vm })
+    }
+}
+
+fn scratch(kvm: &Kvm) -> Result<(VmFd, VcpuFd), FeatureError> {
+    let failed = |what| move |source| FeatureError::Kvm { what, source };
+    let vm = kvm.create_vm().map_err(failed("make a virtual machine"))?;
+    let vcpu = vm.create_vcpu(0).map_err(failed("make a virtual processor"))?;
+    Ok((vm, vcpu))
+}
+
 /// Tries the control registers of a district on a vCPU. What counts is whether KVM takes them: there are hosts where
 /// ring 3 has FSGSBASE and AVX although `KVM_GET_SUPPORTED_CPUID` names neither.
 fn check_processor(kvm: &Kvm, cpuid: &Cpuid) -> Result<(), FeatureError> {
     let failed = |what| move |source| FeatureError::Kvm { what, source };
-    let vm = kvm.create_vm().map_err(failed("make a virtual machine"))?;
-    let vcpu = vm.create_vcpu(0).map_err(failed("make a virtual processor"))?;
+    let (_vm, vcpu) = scratch(kvm)?;
     let leaves = cpuid.to_kvm().ok_or(FeatureError::Missing(vec!["a sane list of features"]))?;
     vcpu.set_cpuid2(&leaves).map_err(failed("take the list of features"))?;
     let initial = vcpu.get_sregs().map_err(failed("show system registers"))?;

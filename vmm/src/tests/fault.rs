@@ -16,7 +16,7 @@ guest!(divide, "xor edx, edx", "xor ecx, ecx", "div ecx");
 guest!(ud2, "ud2");
 guest!(breakpoint, "mov eax, 77", "int3", "nop");
 guest!(single_step, "push 0x102", "popfq", "nop", "nop");
-guest!(alignment, "push 0x40002", "popfq", "mov eax, [rsp + 1]");
+guest!(alignment, "push 0x40002", "popfq", "mov eax, [rsp + 1]", "ud2");
 guest!(x87, "push 0x340", "fldcw [rsp]", "fldz", "fld1", "fdivrp", "fwait");
 guest!(sse, "push 0", "ldmxcsr [rsp]", "xorps xmm0, xmm0", "movss xmm1, xmm0", "divss xmm1, xmm0");
 guest!(int80, "int 0x80");
@@ -29,7 +29,10 @@ fn c41_exceptions_are_reported_with_vector_and_rip() {
     faults("ud2", ud2(), 0, &[6]);
     faults("unknown shim call", breakpoint(), 6, &[3]);
     faults("single step", single_step(), 7, &[1]);
-    faults("alignment", alignment(), 6, &[17]);
+    // Processors in software do not check alignment; then it is the invalid instruction behind.
+    let Some(host) = Host::get() else { return };
+    let Fault { vector, rip, .. } = fault(host, alignment());
+    assert!(matches!((vector, rip - CODE), (17, 6) | (6, 10)), "alignment: {vector} {rip:#x}");
     faults("x87", x87(), 14, &[16]);
     // Where ring 3 runs natively, the host's own handler turns it into a general protection fault.
     faults("sse", sse(), 13, &[13, 19]);

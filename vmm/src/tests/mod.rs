@@ -26,7 +26,7 @@ use kvm_ioctls::Kvm;
 
 use crate::control::Start;
 use crate::cpuid::Cpuid;
-use crate::features::supported_cpuid;
+use crate::features::{Standby, supported_cpuid};
 use crate::kick;
 use crate::machine::{Handle, Machine, Parts};
 use crate::memory::Ram;
@@ -69,6 +69,7 @@ pub(crate) use guest;
 /// What all tests of one process share.
 pub(crate) struct Host {
     cpuid: Cpuid,
+    _standby: Standby,
 }
 
 impl Host {
@@ -82,7 +83,7 @@ impl Host {
                 Err(error) => panic!("/dev/kvm: {error}; DISTRICT_NO_KVM=1 skips what needs it"),
             };
             kick::install_handler().unwrap();
-            Some(Host { cpuid: supported_cpuid(&kvm).unwrap() })
+            Some(Host { cpuid: supported_cpuid(&kvm).unwrap(), _standby: Standby::new(&kvm).unwrap() })
         });
         if host.is_none()
             && let Some(list) = std::env::var_os("DISTRICT_SKIPPED")
