@@ -35,7 +35,7 @@ pub struct Host {
     pub kvm: File,
     pub cpuid: Cpuid,
     /// Kept, not used.
-    pub standby: Standby,
+    pub _standby: Standby,
     pub store: Store,
     pub inbox: Inbox,
 }

@@ -68,8 +68,16 @@ pub fn start(options: Options) -> Result<Daemon> {
     let listener = server::listen(&socket).with_context(|| format!("{}", socket.display()))?;
     // In the thread, and not before it, because processes that are tied to this one are tied to the thread that starts
     // them.
-    let host =
-        Host { directory, program: PathBuf::from("/proc/self/exe"), tied: hosted, kvm, cpuid, standby, store, inbox };
+    let host = Host {
+        directory,
+        program: PathBuf::from("/proc/self/exe"),
+        tied: hosted,
+        kvm,
+        cpuid,
+        _standby: standby,
+        store,
+        inbox,
+    };
     let thread = std::thread::Builder::new()
         .name("event loop".into())
         .spawn(move || EventLoop::new(host)?.run())
