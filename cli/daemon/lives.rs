@@ -108,7 +108,11 @@ impl EventLoop {
         let life = district.life.as_mut().context("it has no vmm process")?;
         life.control.start(start, self.host.kvm.as_fd(), image.as_fd(), window.memfd())?;
         life.window = Some(window);
-        self.begin_session(slot, reserved)
+        match self.begin_session(slot, reserved) {
+            // A short program has ended already. How is heard next.
+            Err(error) if matches!(error.downcast_ref(), Some(control::ControlError::Closed)) => Ok(()),
+            begun => begun,
+        }
     }
 
     /// Makes the process a life of the district, and watches it.

@@ -278,6 +278,21 @@ impl Host {
         self.until(district, "has lost its process", |info| info.pid != life.pid || info.epoch != life.epoch);
     }
 
+    /// How long `district stop` takes: the shortest of three times, because a busy host may delay one. The district runs
+    /// before and after.
+    pub fn quickest_stop(&self, district: &str) -> Duration {
+        let stop = |_| {
+            self.running(district);
+            let start = Instant::now();
+            self.ok(&["stop", district]);
+            let time = start.elapsed();
+            assert_eq!(self.info(district).state, State::Stopped);
+            self.ok(&["start", district]);
+            time
+        };
+        (0..3).map(stop).min().unwrap()
+    }
+
     /// The keys of a district.
     pub fn keys(&self, district: &str) -> Vec<KeyInfo> {
         wait("the list of keys", || self.client()?.keys(Some(&name(district))).ok())
