@@ -18,7 +18,7 @@ guest!(breakpoint, "mov eax, 77", "int3", "nop");
 guest!(single_step, "push 0x102", "popfq", "nop", "nop");
 guest!(alignment, "push 0x40002", "popfq", "mov eax, [rsp + 1]", "ud2");
 guest!(x87, "push 0x340", "fldcw [rsp]", "fldz", "fld1", "fdivrp", "fwait");
-guest!(sse, "push 0", "ldmxcsr [rsp]", "xorps xmm0, xmm0", "movss xmm1, xmm0", "divss xmm1, xmm0");
+guest!(sse, "push 0", "ldmxcsr [rsp]", "xorps xmm0, xmm0", "movss xmm1, xmm0", "divss xmm1, xmm0", "ud2");
 guest!(int80, "int 0x80");
 guest!(port_in, "mov dx, 0x3f8", "in al, dx");
 guest!(port_out, "out 0x80, al");
@@ -29,16 +29,24 @@ fn c41_exceptions_are_reported_with_vector_and_rip() {
     faults("ud2", ud2(), 0, &[6]);
     faults("unknown shim call", breakpoint(), 6, &[3]);
     faults("single step", single_step(), 7, &[1]);
-    // Processors in software do not check alignment; then it is the invalid instruction behind.
-    let Some(host) = Host::get() else { return };
-    let Fault { vector, rip, .. } = fault(host, alignment());
-    assert!(matches!((vector, rip - CODE), (17, 6) | (6, 10)), "alignment: {vector} {rip:#x}");
     faults("x87", x87(), 14, &[16]);
-    // Where ring 3 runs natively, the host's own handler turns it into a general protection fault.
-    faults("sse", sse(), 13, &[13, 19]);
     faults("int 0x80", int80(), 0, &[6, 13]);
     faults("in", port_in(), 4, &[13]);
     faults("out", port_out(), 0, &[13]);
+}
+
+/// Processors in software do not raise these; then it is the invalid instruction behind. Where ring 3 runs natively, the
+/// host's own handler turns an SSE exception into a general protection fault.
+#[test]
+fn c41_exceptions_that_not_all_hosts_raise_do_no_harm() {
+    let Some(host) = Host::get() else { return };
+    for (name, code, at, vectors, behind) in
+        [("alignment", alignment(), 6, [17, 17], 10), ("sse", sse(), 13, [13, 19], 17)]
+    {
+        let Fault { vector, rip, .. } = fault(host, code);
+        let raised = vectors.contains(&vector) && rip == CODE + at;
+        assert!(raised || (vector, rip) == (6, CODE + behind), "{name}: {vector} at {rip:#x}");
+    }
 }
 
 #[test]
