@@ -6,7 +6,7 @@ use district::api::event::{Event, EventKind};
 use district::api::info::State;
 use rustix::process::Signal;
 
-use crate::support::{Host, at_most, image, is_alive, needs_kvm, send, text, wait};
+use crate::support::{Host, at_most, handles_term, image, is_alive, needs_kvm, send, text, wait};
 
 /// A counter and its client, who calls every few milliseconds and logs what it is told.
 const COUNTING: &str = "
@@ -371,6 +371,7 @@ fn up_at_a_daemon_can_be_killed_and_its_districts_go_on() {
     host.end_of(up);
     counted_beyond(&host, reached + 5);
     let up = host.spawn(&["up", &path]);
+    wait("it handles signals", || handles_term(up).then_some(()));
     counted_beyond(&host, count(&host) + 5);
     send(up, Signal::TERM);
     assert_eq!(host.end_of(up).code(), Some(130));

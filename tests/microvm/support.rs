@@ -403,6 +403,13 @@ pub fn is_alive(pid: u32) -> bool {
     stats.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next()).any(|state| !matches!(state, 'Z' | 'X'))
 }
 
+/// Whether this process has set up what it does about SIGTERM (proc(5), `SigCgt`: a mask, lowest bit for signal 1).
+pub fn handles_term(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+    caught.is_some_and(|caught| caught >> (Signal::TERM.as_raw() - 1) & 1 == 1)
+}
+
 /// A path as a string; those of tests can be.
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
