@@ -267,8 +267,8 @@ impl Channel {
         }
     }
 
-    /// Parks until `ready` has something or `deadline` has come. Completions are taken in each time; deliveries wake
-    /// the district only if `serving`.
+    /// Parks until `ready` has something or `deadline` has come. Completions are taken in each time. While `serving`,
+    /// deliveries wake the district, and completions that somebody wants; otherwise all completions do.
     fn wait<T>(&mut self, deadline: u64, serving: bool, ready: &mut dyn FnMut(&mut Self) -> Option<T>) -> Option<T> {
         loop {
             self.collect();
@@ -280,7 +280,7 @@ impl Channel {
             }
             self.send_drops();
             self.deliveries.publish(&self.window);
-            self.requests.arm(&self.window);
+            self.requests.arm(&self.window, serving);
             self.deliveries.arm(&self.window, serving);
             // The wish for a wake-up must be visible before the last look, as in `Ring::publish`.
             core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);

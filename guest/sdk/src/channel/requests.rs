@@ -253,9 +253,14 @@ impl Requests {
         Ok(self.ring.returned(window)? > 0)
     }
 
-    /// Asks for a wake-up at the next completion.
-    pub(super) fn arm(&self, window: &Window) {
-        self.ring.wake_at(window, 1);
+    /// Asks for a wake-up at the next completion; with `only_wanted`, only if somebody is going to ask for one that is
+    /// under way. The rest is taken in at the next occasion: a server need not run again because its reply has left.
+    pub(super) fn arm(&self, window: &Window, only_wanted: bool) {
+        if only_wanted && !self.places.iter().flatten().any(|request| request.wanted) {
+            self.ring.let_sleep(window);
+        } else {
+            self.ring.wake_at(window, 1);
+        }
     }
 }
 
