@@ -14,6 +14,7 @@ use super::store::Record;
 use crate::api::command::Reply;
 use crate::api::info::{DistrictInfo, State};
 use crate::api::name::Name;
+use crate::api::spec::Target;
 
 /// A district of the catalogue.
 pub struct District {
@@ -107,6 +108,24 @@ impl District {
     /// Whether somebody waits for a new life of it.
     pub fn restart_is_asked_for(&self) -> bool {
         self.waiting.iter().any(|waiting| matches!(waiting, Waiting::Restart(_)))
+    }
+
+    /// Whoever waits for a new life of it gets to know instead that it has stopped.
+    pub fn restart_no_more(&mut self) {
+        let all = std::mem::take(&mut self.waiting);
+        let stopped = |waiting| match waiting {
+            Waiting::Restart(reply) | Waiting::Stopped(reply) => Waiting::Stopped(reply),
+        };
+        self.waiting = all.into_iter().map(stopped).collect();
+    }
+
+    /// Whether it can look up something that `owner` publishes.
+    pub fn uses(&self, owner: &Name) -> bool {
+        let granted = self.record.spec.grants.values().filter_map(|grant| match &grant.to {
+            Target::Published(published) => Some(published),
+            _ => None,
+        });
+        granted.chain(&self.record.spec.bootstrap).any(|published| published.district == *owner)
     }
 
     /// What is told about it. `now` is the event loop's time.

@@ -15,6 +15,7 @@ use district_vmm::features::Standby;
 
 use super::clock::Clock;
 use super::district::District;
+use super::stock::Stock;
 use super::store::Store;
 use super::traffic::Pending;
 use super::watched::{Due, Ready, Timers, Watched};
@@ -99,6 +100,7 @@ pub struct EventLoop {
     pub receiving: Pending,
     pub touched: Pending,
     pub feeds: Vec<Feed>,
+    pub stock: Stock,
     /// Set when the daemon is to end.
     pub ending: Option<(Leave, Vec<Reply<()>>)>,
 }
@@ -128,6 +130,7 @@ impl EventLoop {
             receiving: Pending::default(),
             touched: Pending::default(),
             feeds: Vec::new(),
+            stock: Stock::default(),
             ending: None,
         };
         event_loop.take_in_catalogue()?;
@@ -143,9 +146,11 @@ impl EventLoop {
             let epoch = self.host.store.epoch(&record.id)?;
             self.add_district(District::new(name, record, epoch));
         }
+        self.end_strangers()?;
         for slot in self.slots.numbers() {
             self.adopt(slot);
         }
+        self.stock.fill(&self.host);
         Ok(())
     }
 
@@ -217,7 +222,9 @@ impl EventLoop {
     fn due(&mut self, due: Due) {
         match due {
             Due::Restart(slot) => self.restart_due(slot),
-            Due::Overdue(life) => self.overdue(life),
+            Due::Started(life) => self.must_have_started(life),
+            Due::Stopped(life) => self.must_have_stopped(life),
+            Due::Serials(slot) => self.reserve_serials(slot),
             Due::Session(life) => self.session_due(life),
         }
     }

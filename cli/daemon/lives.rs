@@ -1,7 +1,7 @@
 //! The lives of districts: how one begins, what is heard of it, how it ends, and whether another one follows.
 
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 use super::district::{District, Life, Session};
 use super::event_loop::EventLoop;
+use super::image;
 use super::logs::{self, Log};
-use super::process::{self, Process};
-use super::store::Reserved;
+use super::process::{self, Identity, Process};
 use super::watched::{Due, Ready};
 use crate::api::event::{Event, EventKind, now_ms};
 use crate::api::info::{End, State};
@@ -95,19 +95,22 @@ impl EventLoop {
             district.log = Some(Log::open(&directory, &district.name).context("its log cannot be opened")?);
         }
         let image = &district.record.spec.image;
-        let image = File::open(image).with_context(|| format!("image {}", image.display()))?;
-        // First of all the process: it gets ready while the epoch goes to disk.
-        let (process, control) = Process::start(&self.host.program, &directory, district.id, self.host.tied)
-            .with_context(|| format!("its vmm process, {}", self.host.program.display()))?;
+        let image = image::open(image).with_context(|| format!("image {}", image.display()))?;
+        let (process, control) = self.stock.take(&self.host, district.id)?;
+        process.limit(district.record.spec.memory).context("its vmm process cannot be limited")?;
+        let identity = process.identity().context("its vmm process cannot be identified")?;
         self.enter(slot, process, control)?;
         let district = &mut self.slots[slot];
-        let reserved = self.host.store.begin_life(district.name.as_str(), &district.record)?;
-        district.epoch = reserved.epoch;
+        let beginning = self.host.store.begin_life(district.name.as_str(), &district.record, &identity)?;
         let window = super::sessions::new_window(district.record.spec.window)?;
-        let start = start_message(district, reason, &reserved, &self.host.cpuid);
+        let start = start_message(district, reason, beginning.epoch());
         let life = district.life.as_mut().context("it has no vmm process")?;
-        life.control.start(start, self.host.kvm.as_fd(), image.as_fd(), window.memfd())?;
+        life.control.start(start, image.as_fd(), window.memfd())?;
         life.window = Some(window);
+        // The machine is built while the epoch goes to disk, and runs after that.
+        let reserved = beginning.commit()?;
+        life.control.run()?;
+        district.epoch = reserved.epoch;
         match self.begin_session(slot, reserved) {
             // A short program has ended already. How is heard next.
             Err(error) if matches!(error.downcast_ref(), Some(control::ControlError::Closed)) => Ok(()),
@@ -142,13 +145,14 @@ impl EventLoop {
             session_began: self.now,
         });
         self.lives.insert(number, slot);
-        self.timers.add(self.now + START_TIME, Due::Overdue(number));
+        self.timers.add(self.now + START_TIME, Due::Started(number));
         Ok(())
     }
 
     /// Takes over the vmm process that an earlier daemon has left, or starts the district again if there should be one.
     pub fn adopt(&mut self, slot: usize) {
-        let found = Process::find(self.host.directory.path(), self.slots[slot].id);
+        let socket = process::socket_path(self.host.directory.path(), self.slots[slot].id);
+        let found = Process::find(&socket);
         let entered = match found {
             Ok(Some((process, control))) => {
                 let wanted = self.slots[slot].record.wanted;
@@ -162,16 +166,41 @@ impl EventLoop {
                 }
                 entered
             }
-            Ok(None) => {
-                process::forget_socket(self.host.directory.path(), self.slots[slot].id);
-                return self.start_if_wanted(slot);
+            Ok(None) => return self.start_over(slot, &socket),
+            Err(error) => {
+                log::warn!("district {}: its vmm process cannot be reached: {error}", self.slots[slot].name);
+                return self.start_over(slot, &socket);
             }
-            Err(error) => Err(error.into()),
         };
         if let Err(error) = entered {
             log::error!("district {}: its vmm process cannot be taken over: {error:#}", self.slots[slot].name);
             self.kill(slot, format!("it cannot be taken over: {error:#}"));
         }
+    }
+
+    /// Makes sure that no vmm process of an earlier daemon is left, and starts the district again if there should be one.
+    /// One that is left and does not listen does not work, or does not want to be found.
+    fn start_over(&mut self, slot: usize, socket: &Path) {
+        let identity = self.host.store.process(&self.slots[slot].id.0);
+        if let Err(error) = identity.and_then(|identity| Ok(identity.map_or(Ok(()), Identity::kill)?)) {
+            return log::error!("district {}: its old vmm process may still run: {error:#}", self.slots[slot].name);
+        }
+        process::forget(socket);
+        self.start_if_wanted(slot);
+    }
+
+    /// Ends the vmm processes that earlier daemons have left and that are of no district in the catalogue.
+    pub fn end_strangers(&self) -> Result<()> {
+        let directory = self.host.directory.path();
+        let known: Vec<_> =
+            self.slots.iter().map(|(_, district)| process::socket_path(directory, district.id)).collect();
+        for socket in process::sockets(directory)?.iter().filter(|socket| !known.contains(socket)) {
+            if let Ok(Some((process, _))) = Process::find(socket) {
+                process.kill();
+            }
+            process::forget(socket);
+        }
+        Ok(())
     }
 
     /// Tells the supervisor of a start that an earlier daemon made.
@@ -255,6 +284,10 @@ impl EventLoop {
         let text = format!("{verb} (epoch {})", district.epoch);
         let event = Event::now(EventKind::Started, district.name.clone(), district.epoch, district.state, text);
         self.publish(&event);
+        if self.ending.is_none() {
+            // Whoever starts one may start another.
+            self.stock.fill(&self.host);
+        }
     }
 
     /// A district that runs on while the daemon is a new one.
@@ -296,7 +329,7 @@ impl EventLoop {
             Action::End => {
                 district.state = State::Stopping;
                 let Some(life) = &district.life else { return };
-                self.timers.add(self.now + STOP_TIME, Due::Overdue(life.number));
+                self.timers.add(self.now + STOP_TIME, Due::Stopped(life.number));
                 if life.control.stop().is_err() {
                     life.process.kill();
                 }
@@ -341,19 +374,19 @@ impl EventLoop {
         }
     }
 
-    /// It should be running, or have stopped, by now.
-    pub fn overdue(&mut self, number: u64) {
+    /// It should be running by now.
+    pub fn must_have_started(&mut self, number: u64) {
         let Some(slot) = self.slot_of_life(number) else { return };
-        match self.slots[slot].state {
-            State::Starting => {
-                self.kill(slot, format!("it did not begin to run within {} s", START_TIME / 1_000_000_000));
-            }
-            State::Stopping => {
-                if let Some(life) = &self.slots[slot].life {
-                    life.process.kill();
-                }
-            }
-            _ => {}
+        if self.slots[slot].state == State::Starting {
+            self.kill(slot, format!("it did not begin to run within {} s", START_TIME / 1_000_000_000));
+        }
+    }
+
+    /// It should be over by now.
+    pub fn must_have_stopped(&mut self, number: u64) {
+        let Some(slot) = self.slot_of_life(number) else { return };
+        if let Some(life) = &self.slots[slot].life {
+            life.process.kill();
         }
     }
 
@@ -367,7 +400,7 @@ impl EventLoop {
         let Some(mut life) = self.slots[slot].life.take() else { return };
         self.watched.remove(life.control.as_fd().as_raw_fd());
         self.watched.remove(life.process.as_fd().as_raw_fd());
-        process::forget_socket(self.host.directory.path(), self.slots[slot].id);
+        process::forget(&process::socket_path(self.host.directory.path(), self.slots[slot].id));
         let status = life.process.reap();
         let (ending, kind, code, text) = match (life.report, life.killed) {
             (_, Some(why)) => (Ending::Killed, EventKind::Lost, None, why),
@@ -424,25 +457,19 @@ impl EventLoop {
     }
 }
 
-fn start_message(
-    district: &District,
-    reason: StartReason,
-    reserved: &Reserved,
-    cpuid: &district_vmm::cpuid::Cpuid,
-) -> control::Start {
+fn start_message(district: &District, reason: StartReason, epoch: u64) -> control::Start {
     let spec = &district.record.spec;
     control::Start {
         abi_version: ABI_VERSION,
         district_id: district.id.0,
         name: district.name.as_str().to_owned(),
-        epoch: reserved.epoch,
+        epoch,
         reason: reason as u32,
         generation: 0,
         checkpoint_time: 0,
         memory: spec.memory,
         window: spec.window,
         arguments: spec.arguments.clone(),
-        cpuid: cpuid.clone(),
     }
 }
 

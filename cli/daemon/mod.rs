@@ -9,12 +9,14 @@ mod clock;
 mod district;
 mod event_loop;
 mod grants;
+mod image;
 mod inspection;
 mod lives;
 mod logs;
 mod process;
 mod requests;
 mod sessions;
+mod stock;
 mod store;
 mod traffic;
 mod watched;
@@ -28,6 +30,7 @@ use anyhow::{Context, Result, anyhow};
 use district_vmm::cpuid::Cpuid;
 use district_vmm::features::{self, Standby};
 use kvm_ioctls::Kvm;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::fd::FromRawFd;
 
 use crate::api::command::{Command, Leave, Reply};
@@ -61,6 +64,9 @@ pub struct Daemon {
 /// Another daemon has the directory, or the host cannot run districts.
 pub fn start(options: Options) -> Result<Daemon> {
     let Options { directory, hosted } = options;
+    // A district takes about nine.
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files }).context("more open files")?;
     let store = Store::open(directory.path())?;
     let (kvm, cpuid, standby) = open_kvm()?;
     let (mailbox, inbox) = mailbox().context("no eventfd can be had")?;

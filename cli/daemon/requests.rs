@@ -1,13 +1,11 @@
 //! What people ask of the daemon.
 
-use std::fs::File;
-
 use anyhow::Result;
 
 use super::district::{District, Waiting};
 use super::event_loop::EventLoop;
 use super::store::Record;
-use super::{inspection, logs, traffic};
+use super::{image, inspection, logs, traffic};
 use crate::api::command::{Command, Leave, LogRequest, Reply};
 use crate::api::event::{Event, EventKind};
 use crate::api::info::{DistrictInfo, State};
@@ -107,7 +105,7 @@ impl EventLoop {
                 .remedy(format!("stop it first: district stop {}", spec.name)));
             }
         }
-        File::open(&spec.image).map_err(|error| {
+        image::open(&spec.image).map_err(|error| {
             Refusal::new(RefusalKind::Invalid, format!("image {}: {error}", spec.image.display()))
                 .remedy("build it, or correct its path")
         })?;
@@ -163,6 +161,9 @@ impl EventLoop {
 
     fn stop_by_request(&mut self, slot: usize, waiting: Waiting) {
         let stays_stopped = matches!(waiting, Waiting::Stopped(_));
+        if stays_stopped {
+            self.slots[slot].restart_no_more();
+        }
         self.slots[slot].waiting.push(waiting);
         self.stop(slot);
         if stays_stopped && self.slots[slot].life.is_some() {
@@ -198,6 +199,15 @@ impl EventLoop {
         if district.life.is_some() || district.state == State::BackingOff {
             return Err(Refusal::new(RefusalKind::Conflict, format!("district `{name}` is {}", district.state))
                 .remedy(format!("stop it first: district stop {name}")));
+        }
+        let user = self.slots.iter().map(|(_, other)| other).find(|other| other.life.is_some() && other.uses(&name));
+        if let Some(user) = user {
+            let user = &user.name;
+            return Err(Refusal::new(
+                RefusalKind::Conflict,
+                format!("district `{user}` runs and has a grant to `{name}`"),
+            )
+            .remedy(format!("stop it first: district stop {user}")));
         }
         self.host.store.remove_district(name.as_str(), &id.0).map_err(|error| failed(format!("{error:#}")))?;
         // It is not attached; this is for the names that it had bound.

@@ -11,6 +11,7 @@ use district_broker::{BindingRecord, DistrictId};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
+use super::process::Identity;
 use crate::api::info::{End, State};
 use crate::api::spec::Spec;
 
@@ -18,6 +19,8 @@ use crate::api::spec::Spec;
 const DISTRICTS: TableDefinition<&str, &[u8]> = TableDefinition::new("districts");
 /// District id -> (epoch of the newest life, its first handle serial, first handle serial not yet reserved).
 const LIVES: TableDefinition<&[u8; 16], (u64, u64, u64)> = TableDefinition::new("lives");
+/// District id -> number, start time and host's start of the newest life's vmm process ([`Identity`]).
+const PROCESSES: TableDefinition<&[u8; 16], (u32, u64, u128)> = TableDefinition::new("processes");
 /// (owner's id, name) -> version.
 const BINDINGS: TableDefinition<(&[u8; 16], &str), u64> = TableDefinition::new("bindings");
 /// Facts about the file itself; `version` is the only one.
@@ -62,6 +65,26 @@ pub struct Reserved {
     pub serials: Range<u64>,
 }
 
+/// A life that is written down and not durable yet.
+#[must_use = "a life must not begin before it is durable"]
+pub struct Beginning {
+    reserved: Reserved,
+    transaction: WriteTransaction,
+}
+
+impl Beginning {
+    /// The epoch that it is going to be.
+    pub fn epoch(&self) -> u64 {
+        self.reserved.epoch
+    }
+
+    /// Makes it durable.
+    pub fn commit(self) -> Result<Reserved> {
+        self.transaction.commit()?;
+        Ok(self.reserved)
+    }
+}
+
 /// The open store.
 pub struct Store {
     database: Database,
@@ -83,6 +106,7 @@ impl Store {
         {
             transaction.open_table(DISTRICTS)?;
             transaction.open_table(LIVES)?;
+            transaction.open_table(PROCESSES)?;
             transaction.open_table(BINDINGS)?;
             let mut about = transaction.open_table(ABOUT)?;
             let version = about.get("version")?.map(|version| version.value());
@@ -128,22 +152,31 @@ impl Store {
         let transaction = self.database.begin_write()?;
         transaction.open_table(DISTRICTS)?.remove(name)?;
         transaction.open_table(LIVES)?.remove(id)?;
+        transaction.open_table(PROCESSES)?.remove(id)?;
         transaction.open_table(BINDINGS)?.retain(|(owner, _), _| owner != id)?;
         transaction.commit()?;
         Ok(())
     }
 
-    /// Begins a new life of the district: the next epoch and a block of handle serials. `record` is written with it, so
-    /// that starting a district costs one transaction.
-    pub fn begin_life(&self, name: &str, record: &Record) -> Result<Reserved> {
+    /// Begins a new life of the district in `process`: the next epoch and a block of handle serials. `record` is written
+    /// with it, so that starting a district costs one transaction.
+    pub fn begin_life(&self, name: &str, record: &Record, process: &Identity) -> Result<Beginning> {
         let transaction = self.database.begin_write()?;
         transaction.open_table(DISTRICTS)?.insert(name, serde_json::to_vec(record)?.as_slice())?;
+        let Identity { pid, start_time, boot } = *process;
+        transaction.open_table(PROCESSES)?.insert(&record.id, (pid, start_time, boot))?;
         let (epoch, _, next) = life(&transaction, &record.id)?;
         let serials = next_block(next)?;
         let reserved = Reserved { epoch: epoch + 1, epoch_first_serial: serials.start, serials };
         put_life(&transaction, &record.id, &reserved)?;
-        transaction.commit()?;
-        Ok(reserved)
+        Ok(Beginning { reserved, transaction })
+    }
+
+    /// The vmm process of the district's newest life.
+    pub fn process(&self, id: &[u8; 16]) -> Result<Option<Identity>> {
+        let transaction = self.database.begin_read()?;
+        let found = transaction.open_table(PROCESSES)?.get(id)?.map(|process| process.value());
+        Ok(found.map(|(pid, start_time, boot)| Identity { pid, start_time, boot }))
     }
 
     /// A further block of handle serials for the district's present life.
@@ -215,12 +248,26 @@ mod tests {
         Record::new([7; 16], spec)
     }
 
+    const PROCESS: Identity = Identity { pid: 17, start_time: 4, boot: u128::MAX };
+
+    fn begin_life(store: &Store) -> Reserved {
+        store.begin_life("counter", &record(), &PROCESS).unwrap().commit().unwrap()
+    }
+
+    #[test]
+    fn a_life_that_was_not_committed_was_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let _ = store.begin_life("counter", &record(), &PROCESS).unwrap();
+        assert_eq!(begin_life(&store).epoch, 1);
+    }
+
     #[test]
     fn c09_a_life_that_never_ran_still_used_up_its_epoch() {
         let directory = tempfile::tempdir().unwrap();
-        let first = Store::open(directory.path()).unwrap().begin_life("counter", &record()).unwrap();
+        let first = begin_life(&Store::open(directory.path()).unwrap());
         // The host died here, before the first instruction.
-        let second = Store::open(directory.path()).unwrap().begin_life("counter", &record()).unwrap();
+        let second = begin_life(&Store::open(directory.path()).unwrap());
         assert_eq!(second.epoch, first.epoch + 1);
         assert_eq!(second.serials.start, first.serials.end);
         assert_eq!(second.epoch_first_serial, second.serials.start);
@@ -230,7 +277,7 @@ mod tests {
     fn a_further_session_of_a_life_keeps_its_epoch_and_gets_new_serials() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
-        let first = store.begin_life("counter", &record()).unwrap();
+        let first = begin_life(&store);
         let second = store.reserve_serials(&[7; 16]).unwrap();
         assert_eq!((second.epoch, second.epoch_first_serial), (first.epoch, first.epoch_first_serial));
         assert_eq!(second.serials.start, first.serials.end);
@@ -243,15 +290,17 @@ mod tests {
         let binding = BindingRecord { owner: DistrictId([7; 16]), name: "count".into(), version: 3 };
         {
             let store = Store::open(directory.path()).unwrap();
-            store.begin_life("counter", &record()).unwrap();
+            begin_life(&store);
             store.put_binding(&binding).unwrap();
         }
         let store = Store::open(directory.path()).unwrap();
+        assert_eq!(store.process(&[7; 16]).unwrap(), Some(PROCESS));
         assert_eq!(store.bindings().unwrap(), [binding]);
         assert_eq!(store.districts().unwrap().len(), 1);
         store.remove_district("counter", &[7; 16]).unwrap();
         assert!(store.bindings().unwrap().is_empty());
         assert!(store.districts().unwrap().is_empty());
+        assert_eq!(store.process(&[7; 16]).unwrap(), None);
     }
 
     #[test]

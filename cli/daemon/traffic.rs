@@ -9,9 +9,13 @@ use district_protocol::frame::CompletionHeader;
 use district_protocol::status::Status;
 
 use super::event_loop::EventLoop;
+use super::watched::Due;
 
 /// Requests taken from one district, or deliveries made to it, before it is the next one's turn.
 const TURN: usize = 128;
+
+/// Wait before handle serials that could not be reserved are asked for again: nanoseconds.
+const SERIALS_AGAIN: u64 = 1_000_000_000;
 
 /// Districts that something is to be done for, each once.
 #[derive(Default)]
@@ -138,10 +142,26 @@ impl EventLoop {
             }
             // The district's record is removed as a whole, its names with it.
             Effect::Unbound(_) => {}
-            Effect::ReserveSerials(district) => match self.host.store.reserve_serials(&district.0) {
-                Ok(reserved) => self.core.serials_reserved(district, reserved.serials),
-                Err(error) => log::error!("no handle serials for district {district}: {error:#}"),
-            },
+            Effect::ReserveSerials(district) => {
+                if let Some(slot) = self.slot_of(district) {
+                    self.reserve_serials(slot);
+                }
+            }
+        }
+    }
+
+    /// Reserves the handle serials that the core has asked for. A disk that is full today may not be tomorrow.
+    pub fn reserve_serials(&mut self, slot: usize) {
+        if !self.slots.contains(slot) {
+            return;
+        }
+        let id = self.slots[slot].id;
+        match self.host.store.reserve_serials(&id.0) {
+            Ok(reserved) => self.core.serials_reserved(id, reserved.serials),
+            Err(error) => {
+                log::error!("no handle serials for district {}: {error:#}", self.slots[slot].name);
+                self.timers.add(self.now + SERIALS_AGAIN, Due::Serials(slot));
+            }
         }
     }
 

@@ -95,8 +95,12 @@ impl Watched {
 pub enum Due {
     /// The district in this slot may be started again.
     Restart(usize),
-    /// This life should be running, or over, by now.
-    Overdue(u64),
+    /// This life should have begun to run by now.
+    Started(u64),
+    /// This life should be over by now.
+    Stopped(u64),
+    /// The district in this slot needs handle serials that could not be reserved.
+    Serials(usize),
     /// This life may have a new session.
     Session(u64),
 }

@@ -19,7 +19,7 @@ use district_protocol::layout::{PROGRAM_BASE, WINDOW_BASE, WINDOW_SIZE_DEFAULT};
 use district_vmm::control::{DaemonEnd, FromVmm, Start, listen};
 use district_vmm::cpuid::Cpuid;
 use district_vmm::features::{Standby, supported_cpuid};
-use district_vmm::machine::{Machine, Parts};
+use district_vmm::machine::{Blank, Machine, Parts};
 use district_vmm::process::run;
 use district_vmm::report::Ended;
 use kvm_bindings::kvm_userspace_memory_region;
@@ -158,7 +158,7 @@ fn bare_machine(kvm: &Kvm) -> impl Sized {
     (vm, vcpu, ram)
 }
 
-fn description(cpuid: &Cpuid) -> Start {
+fn description() -> Start {
     Start {
         abi_version: ABI_VERSION,
         district_id: [1; 16],
@@ -170,7 +170,6 @@ fn description(cpuid: &Cpuid) -> Start {
         memory: MEMORY,
         window: WINDOW_SIZE_DEFAULT,
         arguments: vec!["one".into()],
-        cpuid: cpuid.clone(),
     }
 }
 
@@ -178,8 +177,9 @@ fn description(cpuid: &Cpuid) -> Start {
 fn exits(cpuid: &Cpuid, code: &[u8]) -> f64 {
     let window = Window::create(WINDOW_SIZE_DEFAULT).expect("window");
     let window = window.memfd().try_clone_to_owned().expect("window");
-    let parts = Parts { kvm: Kvm::new().expect("/dev/kvm"), program: program(code), window };
-    let (mut machine, _handle) = Machine::build(&description(cpuid), parts).expect("machine");
+    let blank = Blank::new(&Kvm::new().expect("/dev/kvm"), cpuid.clone()).expect("blank machine");
+    let parts = Parts { program: program(code), window };
+    let (mut machine, _handle) = Machine::build(&description(), blank, parts).expect("machine");
     let (ended, took) = timed(|| machine.run());
     assert!(matches!(ended, Ended::Exit { code: 0, .. }), "{ended:?}");
     took / EXITS
@@ -205,7 +205,7 @@ impl District {
         let listener = listen(&path).expect("listen");
         let program = program(PROGRAM);
         let window = Window::create(WINDOW_SIZE_DEFAULT).expect("window");
-        let start = description(cpuid);
+        let start = description();
 
         let (begin, counter) = (Instant::now(), counter());
         let process = spawn("vmm", Stdio::from(listener));
@@ -214,7 +214,9 @@ impl District {
         let hello = begin.elapsed();
         // SAFETY: the descriptor is `kvm`'s, which lives.
         let kvm = unsafe { BorrowedFd::borrow_raw(kvm.as_raw_fd()) };
-        daemon.start(start, kvm, program.as_fd(), window.memfd()).expect("start");
+        daemon.prepare(cpuid.clone(), kvm).expect("prepare");
+        daemon.start(start, program.as_fd(), window.memfd()).expect("start");
+        daemon.run().expect("run");
         assert_eq!(receive(&daemon), FromVmm::Running);
         let seen = loop {
             let bytes = driver::read(&window, WINDOW_BASE + 0x1000, 8);

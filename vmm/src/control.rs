@@ -27,8 +27,8 @@ use crate::report::Ended;
 
 /// Longest message in bytes.
 pub const MESSAGE_MAX: usize = 64 << 10;
-/// Most descriptors with one message: `/dev/kvm`, the program's file, the window.
-const FDS_MAX: usize = 3;
+/// Most descriptors with one message: the program's file and the window.
+const FDS_MAX: usize = 2;
 /// Longest name of a district in bytes.
 pub const NAME_MAX: usize = 255;
 /// Daemons that may wait to be heard.
@@ -58,8 +58,6 @@ pub struct Start {
     pub window: u64,
     /// The program's arguments, without NULs; at most [`ARGUMENTS_MAX`] bytes with a NUL after each.
     pub arguments: Vec<String>,
-    /// The processor that the district sees.
-    pub cpuid: Cpuid,
 }
 
 /// Why a [`Start`] is refused before anything is built. Sizes are checked against the program, later.
@@ -109,8 +107,12 @@ impl Start {
 /// What the daemon says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToVmm {
-    /// Start the district; once in a vmm process's life. With `/dev/kvm`, the program's file and the window.
+    /// Make all that is the same for every district that sees this processor; first. With `/dev/kvm`.
+    Prepare(Cpuid),
+    /// Make the district, and do not run it yet; once in a vmm process's life. With the program's file and the window.
     Start(Box<Start>),
+    /// Run it: what must be on disk before its first instruction is.
+    Run,
     /// A new session of the channel. With one end of a stream socket, on which the daemon speaks vhost-user.
     Channel,
     /// Stop the guest.
@@ -122,9 +124,9 @@ pub enum ToVmm {
 impl ToVmm {
     const fn descriptors(&self) -> usize {
         match self {
-            Self::Start(_) => 3,
-            Self::Channel => 1,
-            Self::Stop | Self::Taken => 0,
+            Self::Start(_) => 2,
+            Self::Prepare(_) | Self::Channel => 1,
+            Self::Run | Self::Stop | Self::Taken => 0,
         }
     }
 }
@@ -157,7 +159,7 @@ impl FromVmm {
 /// What a vmm process is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
-    /// Waiting for [`ToVmm::Start`].
+    /// No guest has run; the process ends with the connection.
     Waiting,
     /// Running a district. With the window's memory.
     Running {
@@ -214,6 +216,12 @@ pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Whether the host is short of something just now.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    let short = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| short.contains(&errno))
+}
+
 pub(crate) fn listen_again(listener: BorrowedFd<'_>) -> io::Result<()> {
     Ok(net::listen(listener, BACKLOG)?)
 }
@@ -236,15 +244,19 @@ impl DaemonEnd {
         Ok(Self { socket })
     }
 
-    /// Starts the district.
-    pub fn start(
-        &self,
-        start: Start,
-        kvm: BorrowedFd<'_>,
-        program: BorrowedFd<'_>,
-        window: BorrowedFd<'_>,
-    ) -> Result<(), ControlError> {
-        send(&self.socket, &ToVmm::Start(Box::new(start)), &[kvm, program, window])
+    /// Has everything made that does not depend on the district.
+    pub fn prepare(&self, cpuid: Cpuid, kvm: BorrowedFd<'_>) -> Result<(), ControlError> {
+        send(&self.socket, &ToVmm::Prepare(cpuid), &[kvm])
+    }
+
+    /// Has the district made, after [`DaemonEnd::prepare`].
+    pub fn start(&self, start: Start, program: BorrowedFd<'_>, window: BorrowedFd<'_>) -> Result<(), ControlError> {
+        send(&self.socket, &ToVmm::Start(Box::new(start)), &[program, window])
+    }
+
+    /// Lets it run, after [`DaemonEnd::start`].
+    pub fn run(&self) -> Result<(), ControlError> {
+        send(&self.socket, &ToVmm::Run, &[])
     }
 
     /// Offers a new session, for which the daemon keeps the other end of `socket`.
@@ -286,12 +298,11 @@ pub struct VmmEnd {
 
 impl VmmEnd {
     /// Takes the next daemon that connects; none if there is none, or if it belongs to another user than this process.
+    /// After an error that [`is_shortage`], it still waits.
     pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<Self>> {
         let socket = match net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(socket) => socket,
             Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => return Ok(None),
-            // The host is short of something just now; the daemon waits in the queue.
-            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
         let peer = net::sockopt::socket_peercred(&socket)?;

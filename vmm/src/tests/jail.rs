@@ -16,14 +16,15 @@ const VCPU: &str = "DISTRICT_JAIL_TEST_VCPU";
 type Attempt = (&'static str, fn());
 
 /// None of these returns.
-const FORBIDDEN: [Attempt; 12] = [
+const FORBIDDEN: [Attempt; 13] = [
     ("open", || ignore(std::fs::File::open("/dev/null"))),
     ("socket", || ignore(std::os::unix::net::UnixDatagram::unbound())),
     ("spawn", || drop(Command::new("/bin/true").spawn())),
     ("thread", || ignore(std::thread::Builder::new().spawn(|| ()))),
     ("set nonblocking", || ignore(rustix::io::ioctl_fionbio(std::io::stdin(), true))),
     ("set flags", || ignore(rustix::fs::fcntl_setfl(std::io::stdin(), rustix::fs::OFlags::NONBLOCK))),
-    ("executable memory", || map(ProtFlags::EXEC | ProtFlags::READ)),
+    ("executable memory", || map(ProtFlags::EXEC | ProtFlags::READ, MapFlags::PRIVATE)),
+    ("shared memory", || map(ProtFlags::WRITE | ProtFlags::READ, MapFlags::SHARED)),
     ("seals", || ignore(rustix::fs::fcntl_get_seals(std::io::stdin()))),
     ("signal a parent", || other_process()),
     ("dumpable", || ignore(rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable))),
@@ -31,9 +32,9 @@ const FORBIDDEN: [Attempt; 12] = [
     ("create a vm", || create_vm()),
 ];
 
-fn map(protection: ProtFlags) {
+fn map(protection: ProtFlags, flags: MapFlags) {
     // SAFETY: a new anonymous mapping replaces nothing.
-    let _ = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), 4096, protection, MapFlags::PRIVATE) };
+    let _ = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), 4096, protection, flags) };
 }
 
 fn other_process() {
@@ -63,7 +64,7 @@ fn inmate() {
         // What the run loop does between exits, and what the allocator needs.
         drop(vec![1u8; 1 << 20]);
         let _ = rustix::event::poll(&mut [], Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 1 }));
-        map(ProtFlags::READ);
+        map(ProtFlags::READ, MapFlags::PRIVATE);
     }
     // SAFETY: `_exit` takes any number.
     unsafe { libc::_exit(42) }

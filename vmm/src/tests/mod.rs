@@ -28,7 +28,7 @@ use crate::control::Start;
 use crate::cpuid::Cpuid;
 use crate::features::{Standby, supported_cpuid};
 use crate::kick;
-use crate::machine::{Handle, Machine, Parts};
+use crate::machine::{Blank, Handle, Machine, Parts};
 use crate::memory::Ram;
 use crate::report::{Ended, Fault};
 use elf::Elf;
@@ -68,7 +68,7 @@ pub(crate) use guest;
 
 /// What all tests of one process share.
 pub(crate) struct Host {
-    cpuid: Cpuid,
+    pub(crate) cpuid: Cpuid,
     _standby: Standby,
 }
 
@@ -107,7 +107,6 @@ impl Host {
             memory: 2 << 20,
             window: WINDOW_SIZE_MIN,
             arguments: Vec::new(),
-            cpuid: self.cpuid.clone(),
         }
     }
 }
@@ -128,8 +127,8 @@ impl Guest {
     pub(crate) fn new(start: &Start, program: &File) -> Self {
         let window = Window::create(start.window).unwrap();
         let memfd: OwnedFd = window.memfd().try_clone_to_owned().unwrap();
-        let parts = Parts { kvm: Kvm::new().unwrap(), program: program.try_clone().unwrap(), window: memfd };
-        let (machine, handle) = Machine::build(start, parts).unwrap();
+        let parts = Parts { program: program.try_clone().unwrap(), window: memfd };
+        let (machine, handle) = Machine::build(start, blank(), parts).unwrap();
         Self { machine, handle, window: Arc::new(window) }
     }
 
@@ -142,6 +141,11 @@ impl Guest {
         let Self { mut machine, handle, .. } = self;
         (std::thread::spawn(move || machine.run()), handle)
     }
+}
+
+/// A machine with nothing in it, where there is KVM.
+pub(crate) fn blank() -> Blank {
+    Blank::new(&Kvm::new().unwrap(), Host::get().unwrap().cpuid.clone()).unwrap()
 }
 
 /// Runs `code` as a program of its own until it ends.

@@ -65,8 +65,14 @@ fn receive_with_window(daemon: &DaemonEnd) -> Result<(FromVmm, Option<OwnedFd>),
 fn begin(daemon: &DaemonEnd, start: Start, code: &[u8]) -> Arc<Window> {
     let window = Window::create(start.window).unwrap();
     let program = program(code).file();
-    daemon.start(start, kvm_fd().as_fd(), program.as_fd(), window.memfd()).unwrap();
+    daemon.prepare(host().cpuid.clone(), kvm_fd().as_fd()).unwrap();
+    daemon.start(start, program.as_fd(), window.memfd()).unwrap();
+    daemon.run().unwrap();
     Arc::new(window)
+}
+
+fn host() -> &'static Host {
+    Host::get().unwrap()
 }
 
 guest!(leave, "mov eax, 2", "mov edi, 11", "xor edx, edx", "int3");
@@ -189,7 +195,8 @@ fn what_cannot_be_built_is_reported() {
         let (daemon, _) = vmm.connect();
         let (mut start, window) = (host.start(), Window::create(host.start().window).unwrap());
         change(&mut start);
-        daemon.start(start, kvm_fd().as_fd(), program(leave()).file().as_fd(), window.memfd()).unwrap();
+        daemon.prepare(host.cpuid.clone(), kvm_fd().as_fd()).unwrap();
+        daemon.start(start, program(leave()).file().as_fd(), window.memfd()).unwrap();
         match receive(&daemon).unwrap() {
             FromVmm::Ended(Ended::Failed { error }) if error.starts_with(expected) => {}
             message => panic!("{expected}: {message:?}"),
@@ -210,41 +217,84 @@ fn send(daemon: &DaemonEnd, bytes: &[u8], fds: usize) {
     rustix::net::sendmsg(daemon, &[std::io::IoSlice::new(bytes)], &mut ancillary, SendFlags::empty()).unwrap();
 }
 
+/// None of these is a message with what belongs to it.
+const BROKEN: [(&[u8], usize); 11] = [
+    (b"hello", 0),
+    (b"\"Stop\"x", 0),
+    (b"\"Stop\"", 1),
+    (b"\"Stop\"", 20),
+    (b"\"Channel\"", 0),
+    (b"\"Channel\"", 2),
+    (b"{\"Start\":{}}", 2),
+    (b"{\"Prepare\":{}}", 1),
+    (b"\xff\xfe", 0),
+    (b"\"Quit\"", 0),
+    (&[b' '; MESSAGE_MAX + 1], 0),
+];
+
 #[test]
-fn broken_messages_end_the_connection_and_nothing_else() {
+fn broken_messages_end_the_connection_and_not_the_guest() {
     let Some(host) = Host::get() else { return };
     let vmm = Vmm::new();
-    let large = vec![b' '; MESSAGE_MAX + 1];
-    for (bytes, fds) in [
-        (&b"hello"[..], 0),
-        (b"\"Stop\"x", 0),
-        (b"\"Stop\"", 1),
-        (b"\"Stop\"", 20),
-        (b"\"Channel\"", 0),
-        (b"\"Channel\"", 1),
-        (b"\"Channel\"", 2),
-        (b"{\"Start\":{}}", 3),
-        (b"\xff\xfe", 0),
-        (b"\"Quit\"", 0),
-        (&large, 0),
-    ] {
-        let (daemon, state) = vmm.connect();
-        assert_eq!(state, State::Waiting);
+    let (mut daemon, _) = vmm.connect();
+    let _window = begin(&daemon, host.start(), leave_when_woken());
+    assert_eq!(receive(&daemon).unwrap(), FromVmm::Running);
+    for (bytes, fds) in BROKEN {
         send(&daemon, bytes, fds);
         assert!(matches!(receive(&daemon), Err(ControlError::Closed)), "{:?}", String::from_utf8_lossy(bytes));
+        let state;
+        (daemon, state) = vmm.connect();
+        assert!(matches!(state, State::Running { .. }));
     }
-    let (daemon, _) = vmm.connect();
-    begin(&daemon, host.start(), leave_when_woken());
-    assert_eq!(receive(&daemon).unwrap(), FromVmm::Running);
-    // Only one start in a process's life.
-    begin(&daemon, host.start(), leave());
+    // One machine in a process's life.
+    daemon.prepare(host.cpuid.clone(), kvm_fd().as_fd()).unwrap();
     assert!(matches!(receive(&daemon), Err(ControlError::Closed)));
-    let (daemon, state) = vmm.connect();
-    assert!(matches!(state, State::Running { .. }));
+    let (daemon, _) = vmm.connect();
     // A session that is none.
     let pipe: OwnedFd = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
     daemon.channel(pipe.as_fd()).unwrap();
     daemon.stop().unwrap();
     assert_eq!(receive(&daemon).unwrap(), FromVmm::Ended(Ended::Stopped));
+    vmm.assert_over();
+}
+
+/// What could go on without a daemon is a guest; nobody would look for a process without one.
+#[test]
+fn without_a_guest_the_process_ends_with_its_connection() {
+    let Some(host) = Host::get() else { return };
+    let valid: [(&[u8], usize); 3] = [(b"\"Channel\"", 1), (b"\"Run\"", 0), (b"\"Taken\"", 0)];
+    for (bytes, fds) in BROKEN.into_iter().chain(valid) {
+        let vmm = Vmm::new();
+        let (daemon, state) = vmm.connect();
+        assert_eq!(state, State::Waiting);
+        send(&daemon, bytes, fds);
+        assert!(matches!(receive(&daemon), Err(ControlError::Closed)), "{:?}", String::from_utf8_lossy(bytes));
+        vmm.assert_over();
+    }
+    for steps in 0..3 {
+        let vmm = Vmm::new();
+        let daemon = if steps == 0 { DaemonEnd::connect(&vmm.path).unwrap() } else { vmm.connect().0 };
+        let window = Window::create(host.start().window).unwrap();
+        if steps > 1 {
+            daemon.prepare(host.cpuid.clone(), kvm_fd().as_fd()).unwrap();
+            daemon.start(host.start(), program(leave()).file().as_fd(), window.memfd()).unwrap();
+        }
+        drop(daemon);
+        vmm.assert_over();
+    }
+}
+
+#[test]
+fn a_host_without_kvm_is_reported_at_the_start() {
+    let Some(host) = Host::get() else { return };
+    let vmm = Vmm::new();
+    let (daemon, _) = vmm.connect();
+    daemon.prepare(host.cpuid.clone(), std::fs::File::open("/dev/null").unwrap().as_fd()).unwrap();
+    let window = Window::create(host.start().window).unwrap();
+    daemon.start(host.start(), program(leave()).file().as_fd(), window.memfd()).unwrap();
+    match receive(&daemon).unwrap() {
+        FromVmm::Ended(Ended::Failed { error }) if error.starts_with("cannot make a virtual machine: ") => {}
+        message => panic!("{message:?}"),
+    }
     vmm.assert_over();
 }
