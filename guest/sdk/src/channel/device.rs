@@ -1,6 +1,8 @@
 //! The device's registers (virtio 1.2, section 4.2.2) and how it is set up. Each access leaves the guest and costs tens
 //! of microseconds, so nothing is read that the ABI already promises (`docs/abi.md`, section 5).
 
+use core::sync::atomic::{Ordering, fence};
+
 use district_protocol::channel::{DELIVERY_QUEUE, FEATURES, REQUEST_QUEUE};
 
 use super::ring::Ring;
@@ -23,11 +25,16 @@ const DRIVER: u32 = 2;
 const DRIVER_OK: u32 = 4;
 const FEATURES_OK: u32 = 8;
 
-/// Gives the device, after a `reset` if it has been used before, both queues, which begin to work at once.
-pub(super) fn start(window: &Window, requests: &Ring, deliveries: &Ring, reset: bool) {
-    if reset {
-        write_register(STATUS, 0);
-    }
+/// Takes the old queues away from a device that has been used before. Until then the broker may write into them, and wants
+/// to find the count of consumed deliveries.
+pub(super) fn reset() {
+    write_register(STATUS, 0);
+    // Writes to the new queues are ordinary ones, which the compiler could move to before the register's.
+    fence(Ordering::SeqCst);
+}
+
+/// Gives a device in its reset state both queues, which begin to work at once.
+pub(super) fn start(window: &Window, requests: &Ring, deliveries: &Ring) {
     write_register(STATUS, ACKNOWLEDGE | DRIVER);
     // What is zero after a reset is not written: selectors, and the upper halves of addresses, which are below 4 GiB.
     write_register(DRIVER_FEATURES, low(FEATURES));

@@ -8,12 +8,11 @@ use std::time::Duration;
 use std::vec;
 use std::vec::Vec;
 
-use district_protocol::channel::CONSUMED_OFFSET;
 use district_protocol::frame::{
     COMPLETION_HEADER, CompletionHeader, DATA_MAX, DeliveryHeader, DeliveryKind, KEYS_MAX, RequestHeader, RequestKind,
 };
 use district_protocol::handle::Handle;
-use district_protocol::layout::{WINDOW_BASE, WINDOW_SIZE_DEFAULT, WINDOW_SIZE_MIN};
+use district_protocol::layout::{WINDOW_SIZE_DEFAULT, WINDOW_SIZE_MIN};
 use district_protocol::operation::{directory, log};
 use district_protocol::status::{Reason, Status};
 use vm_memory::{Bytes, GuestAddress};
@@ -61,7 +60,7 @@ fn message(operation: u64, reply: u64) -> DeliveryHeader {
 }
 
 fn consumed() -> u64 {
-    host(|host| host.wires.memory.read_obj(GuestAddress(WINDOW_BASE + CONSUMED_OFFSET)).unwrap())
+    host(|host| host.consumed())
 }
 
 #[test]
