@@ -169,12 +169,8 @@ impl Handle {
 
     /// The daemon offers a session.
     pub fn offer(&mut self, socket: Arc<UnixStream>) -> Result<(), BuildError> {
-        let offered = lock(&self.channel).offer(socket);
-        match offered {
-            Ok(true) => self.session_over(),
-            Ok(false) => Ok(()),
-            Err(error) => Err(host("prepare the channel's socket")(error.into())),
-        }
+        let ended = lock(&self.channel).offer(socket);
+        if ended { self.session_over() } else { Ok(()) }
     }
 
     /// The daemon has hung up on this socket.

@@ -288,8 +288,9 @@ impl Process {
             (ToVmm::Channel, Life::Running(running)) => {
                 for socket in fds {
                     let socket = Arc::new(UnixStream::from(socket));
-                    // An error is the socket's; the daemon finds it closed.
-                    running.session = running.handle.offer(Arc::clone(&socket)).is_ok().then_some(socket);
+                    // As when a session is over, there would be nobody to tell.
+                    let _ = running.handle.offer(Arc::clone(&socket));
+                    running.session = Some(socket);
                 }
             }
             (ToVmm::Stop, Life::Running(running)) => {
