@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 use district_devices::{Window, WindowError};
-use district_protocol::channel::QUEUE_COUNT;
+use district_protocol::channel::{QUEUE_COUNT, register};
 use district_protocol::layout::{DEVICE_BASE, KVM_PRIVATE_BASE, PAGE_SIZE, PROGRAM_BASE, RAM_BASE, WINDOW_BASE};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
@@ -26,9 +26,6 @@ use crate::registers::{self, RegisterError};
 use crate::report::Ended;
 use crate::tables;
 use crate::vcpu::{Vcpu, lock};
-
-/// Offset of `QueueNotify` in the device page (virtio 1.2, section 4.2.2).
-const QUEUE_NOTIFY: u64 = 0x50;
 
 /// Why a machine could not be built.
 #[derive(Debug, Error)]
@@ -218,7 +215,7 @@ fn create_vm(kvm: &Kvm, ram: &Ram, window: &Window, events: &Events) -> Result<V
         unsafe { vm.set_user_memory_region(region) }.map_err(host("give the guest its memory"))?;
     }
     for (kick, queue) in events.kicks.iter().zip(0..u32::from(QUEUE_COUNT)) {
-        vm.register_ioevent(kick, &IoEventAddress::Mmio(DEVICE_BASE + QUEUE_NOTIFY), queue)
+        vm.register_ioevent(kick, &IoEventAddress::Mmio(DEVICE_BASE + u64::from(register::QUEUE_NOTIFY)), queue)
             .map_err(host("connect a doorbell"))?;
     }
     Ok(vm)

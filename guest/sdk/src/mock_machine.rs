@@ -232,7 +232,7 @@ impl Host {
         self.wires.memory.read_obj(GuestAddress(WINDOW_BASE + CONSUMED_OFFSET)).unwrap()
     }
 
-    fn write(&mut self, register: u16, value: u32) {
+    fn write(&mut self, register: u32, value: u32) {
         let queue = &mut self.wires.queues[usize::try_from(self.selected[1]).unwrap()];
         match register {
             0x020 => self.features |= u64::from(value) << (32 * self.selected[0]),
@@ -353,6 +353,6 @@ pub(crate) fn ticks() -> u64 {
     CLOCK.get()
 }
 
-pub(crate) fn write_register(register: u16, value: u32) {
+pub(crate) fn write_register(register: u32, value: u32) {
     host(|host| host.write(register, value));
 }

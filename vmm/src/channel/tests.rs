@@ -1,12 +1,12 @@
 //! The channel against daemons that do not do what they should. Their guest is the test itself.
 
+use district_protocol::channel::register::*;
+use district_protocol::channel::status::NEEDS_RESET;
 use district_protocol::layout::{WINDOW_BASE, WINDOW_SIZE_MIN};
 use rustix::event::Timespec;
 
 use super::*;
 
-const STATUS: u64 = 0x70;
-const NEEDS_RESET: u32 = 64;
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 fn channel() -> Channel {
@@ -14,26 +14,34 @@ fn channel() -> Channel {
     Channel::new(1, window, Arc::new(Events::new().unwrap()))
 }
 
-fn write(channel: &mut Channel, offset: u64, value: u32) -> Written {
-    channel.write(DEVICE_BASE + offset, &value.to_le_bytes())
+fn write(channel: &mut Channel, register: u32, value: u32) -> Written {
+    channel.write(DEVICE_BASE + u64::from(register), &value.to_le_bytes())
 }
 
 fn status(channel: &Channel) -> u32 {
     let mut bytes = [0; 4];
-    assert!(channel.read(DEVICE_BASE + STATUS, &mut bytes));
+    assert!(channel.read(DEVICE_BASE + u64::from(STATUS), &mut bytes));
     u32::from_le_bytes(bytes)
 }
 
 /// Sets the device up, from its reset state.
 fn set_up(channel: &mut Channel) {
     let base = u32::try_from(WINDOW_BASE).unwrap();
-    let negotiation = [(STATUS, 3), (0x20, 1 << 29), (0x24, 1), (0x20, 1), (STATUS, 11)];
+    let negotiation =
+        [(STATUS, 3), (DRIVER_FEATURES, 1 << 29), (DRIVER_FEATURES_SELECT, 1), (DRIVER_FEATURES, 1), (STATUS, 11)];
     let queues = [0, 1].into_iter().flat_map(|queue| {
         let at = base + 0x1000 * (queue + 1);
-        [(0x30, queue), (0x38, 8), (0x80, at), (0x90, at + 0x400), (0xa0, at + 0x800), (0x44, 1)]
+        [
+            (QUEUE_SELECT, queue),
+            (QUEUE_SIZE, 8),
+            (QUEUE_DESCRIPTORS_LOW, at),
+            (QUEUE_DRIVER_LOW, at + 0x400),
+            (QUEUE_DEVICE_LOW, at + 0x800),
+            (QUEUE_READY, 1),
+        ]
     });
-    for (offset, value) in negotiation.into_iter().chain(queues).chain([(STATUS, 15)]) {
-        assert!(matches!(write(channel, offset, value), Written::Done));
+    for (register, value) in negotiation.into_iter().chain(queues).chain([(STATUS, 15)]) {
+        assert!(matches!(write(channel, register, value), Written::Done));
     }
 }
 
