@@ -47,7 +47,7 @@ const BODY_MAX: usize = {
     let table = size_of::<VhostUserMemory>() + size_of::<VhostUserMemoryRegion>();
     if addresses > table { addresses } else { table }
 };
-/// Most messages of a handshake. An honest one has 14.
+/// Most messages of a handshake. An honest one has 13, or 14 if it asks for the features; ours does not.
 const MESSAGES_MAX: u32 = 32;
 
 /// How far a session has come.
@@ -70,7 +70,8 @@ enum Stage {
 }
 
 /// One session with a vmm process, from its first message until its socket is closed. Dropping it closes the socket,
-/// which is how the daemon ends a session.
+/// which is how the daemon ends a session, and how it answers a vmm process that has ended one by closing its own end or
+/// half of it: that the [`Channel`] will not be used any more.
 pub struct Backend {
     socket: UnixStream,
     window: Arc<Window>,

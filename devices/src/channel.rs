@@ -92,8 +92,9 @@ impl Channel {
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn call_fd(&self) -> BorrowedFd<'_> {
+    /// What wakes the guest, for tests.
+    #[cfg(any(test, feature = "driver"))]
+    pub fn call_fd(&self) -> BorrowedFd<'_> {
         self.call.as_fd()
     }
 

@@ -17,13 +17,10 @@ use crate::window::Window;
 /// Why the channel could not be activated. The session is over before it began: the device needs a reset.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivateError {
-    /// The daemon does not offer what this device needs: the two are of different versions.
-    #[error("the daemon offers features {0:#x}")]
-    Features(u64),
-    /// The daemon has gone, or refuses the session.
+    /// The daemon has gone.
     #[error("hand the queues to the daemon")]
     Refused(#[from] vhost::Error),
-    /// The socket is a non-blocking one, on which the handshake could only wait by trying again.
+    /// The socket is a non-blocking one, on which `vhost` would try again and again should there be no room.
     #[error("the channel's socket is non-blocking")]
     NonBlocking,
     /// The host failed.
@@ -53,8 +50,10 @@ impl AsRawFd for Connection {
 /// Hands the queues in `setup`, which [`crate::Registers`] has checked, to the daemon behind `socket`, a blocking one.
 /// `kicks` are the doorbells of the two queues, `call` is what the daemon wakes the guest with.
 ///
-/// Waits for one answer of the daemon, so that one which is too old or too new is found out now; should the daemon end
-/// instead, that is an error. What it says after that is said by closing the socket: see [`Connection`].
+/// Waits for nothing: what is sent has no answer, and fits into the buffer of a socket that nothing was sent on before. So a
+/// daemon that is stuck cannot hold up the guest, as it could if it were asked anything: `vhost` waits for an answer for
+/// ever, whatever timeout the socket has. A daemon that refuses the queues, or is of a version with other features,
+/// says so by closing the socket: see [`Connection`].
 pub fn activate(
     socket: UnixStream,
     setup: &ChannelSetup,
@@ -70,10 +69,6 @@ pub fn activate(
     let connection = Connection { socket: socket.try_clone().map_err(ActivateError::Socket)? };
     let frontend = Frontend::from_stream(socket, QUEUE_COUNT.into());
     frontend.set_owner()?;
-    let offered = frontend.get_features()?;
-    if offered & FEATURES != FEATURES {
-        return Err(ActivateError::Features(offered));
-    }
     frontend.set_features(FEATURES)?;
     // The user address is only there to translate ring addresses. With this one they are guest addresses, and where
     // this process maps the window stays its secret.

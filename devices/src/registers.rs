@@ -4,12 +4,9 @@
 //! whoever runs the vCPU. Accesses of another width or offset than a register has read as zero and write nothing, like
 //! those that come at the wrong time: there is nothing a guest can write here that has to be an error.
 
-use district_protocol::channel::{DEVICE_ID, FEATURES, QUEUE_COUNT, QUEUE_SIZE_MAX, VENDOR_ID, config};
-use virtio_bindings::virtio_config::{
-    VIRTIO_CONFIG_S_ACKNOWLEDGE as ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER as DRIVER,
-    VIRTIO_CONFIG_S_DRIVER_OK as DRIVER_OK, VIRTIO_CONFIG_S_FAILED as FAILED,
-    VIRTIO_CONFIG_S_FEATURES_OK as FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET as NEEDS_RESET,
-};
+use district_protocol::channel::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, NEEDS_RESET};
+use district_protocol::channel::{DEVICE_ID, FEATURES, QUEUE_COUNT, QUEUE_SIZE_MAX, VENDOR_ID, config, register};
+use virtio_bindings::virtio_config::*;
 use virtio_bindings::virtio_mmio::*;
 
 use crate::setup::{ChannelSetup, QueueSetup};
@@ -18,6 +15,46 @@ use crate::setup::{ChannelSetup, QueueSetup};
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 /// `Version` of devices that are not legacy.
 const VERSION: u32 = 2;
+
+/// What `docs/abi.md`, section 5.1, says is what virtio says.
+const _: () = {
+    let pairs = [
+        (register::MAGIC_VALUE, VIRTIO_MMIO_MAGIC_VALUE),
+        (register::VERSION, VIRTIO_MMIO_VERSION),
+        (register::DEVICE_ID, VIRTIO_MMIO_DEVICE_ID),
+        (register::VENDOR_ID, VIRTIO_MMIO_VENDOR_ID),
+        (register::DEVICE_FEATURES, VIRTIO_MMIO_DEVICE_FEATURES),
+        (register::DEVICE_FEATURES_SELECT, VIRTIO_MMIO_DEVICE_FEATURES_SEL),
+        (register::DRIVER_FEATURES, VIRTIO_MMIO_DRIVER_FEATURES),
+        (register::DRIVER_FEATURES_SELECT, VIRTIO_MMIO_DRIVER_FEATURES_SEL),
+        (register::QUEUE_SELECT, VIRTIO_MMIO_QUEUE_SEL),
+        (register::QUEUE_SIZE_MAX, VIRTIO_MMIO_QUEUE_NUM_MAX),
+        (register::QUEUE_SIZE, VIRTIO_MMIO_QUEUE_NUM),
+        (register::QUEUE_READY, VIRTIO_MMIO_QUEUE_READY),
+        (register::QUEUE_NOTIFY, VIRTIO_MMIO_QUEUE_NOTIFY),
+        (register::INTERRUPT_STATUS, VIRTIO_MMIO_INTERRUPT_STATUS),
+        (register::INTERRUPT_ACKNOWLEDGE, VIRTIO_MMIO_INTERRUPT_ACK),
+        (register::STATUS, VIRTIO_MMIO_STATUS),
+        (register::QUEUE_DESCRIPTORS_LOW, VIRTIO_MMIO_QUEUE_DESC_LOW),
+        (register::QUEUE_DESCRIPTORS_HIGH, VIRTIO_MMIO_QUEUE_DESC_HIGH),
+        (register::QUEUE_DRIVER_LOW, VIRTIO_MMIO_QUEUE_AVAIL_LOW),
+        (register::QUEUE_DRIVER_HIGH, VIRTIO_MMIO_QUEUE_AVAIL_HIGH),
+        (register::QUEUE_DEVICE_LOW, VIRTIO_MMIO_QUEUE_USED_LOW),
+        (register::QUEUE_DEVICE_HIGH, VIRTIO_MMIO_QUEUE_USED_HIGH),
+        (register::CONFIG, VIRTIO_MMIO_CONFIG),
+        (ACKNOWLEDGE, VIRTIO_CONFIG_S_ACKNOWLEDGE),
+        (DRIVER, VIRTIO_CONFIG_S_DRIVER),
+        (DRIVER_OK, VIRTIO_CONFIG_S_DRIVER_OK),
+        (FEATURES_OK, VIRTIO_CONFIG_S_FEATURES_OK),
+        (NEEDS_RESET, VIRTIO_CONFIG_S_NEEDS_RESET),
+        (FAILED, VIRTIO_CONFIG_S_FAILED),
+    ];
+    let mut index = 0;
+    while index < pairs.len() {
+        assert!(pairs[index].0 == pairs[index].1);
+        index += 1;
+    }
+};
 
 /// What a write asks the vmm process to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +112,8 @@ impl Registers {
     /// The guest reads `data.len()` bytes at `offset` in the device page.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         let value = match u32::try_from(offset) {
-            Ok(register @ 0..VIRTIO_MMIO_CONFIG) if data.len() == 4 => self.register(register),
-            Ok(VIRTIO_MMIO_CONFIG..) if data.len() == 4 => self.config(offset - u64::from(VIRTIO_MMIO_CONFIG)),
+            Ok(register @ 0..register::CONFIG) if data.len() == 4 => self.register(register),
+            Ok(register::CONFIG..) if data.len() == 4 => self.config(offset - u64::from(register::CONFIG)),
             _ => return data.fill(0),
         };
         data.copy_from_slice(&value.to_le_bytes());
@@ -84,19 +121,19 @@ impl Registers {
 
     fn register(&self, register: u32) -> u32 {
         match register {
-            VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
-            VIRTIO_MMIO_VERSION => VERSION,
-            VIRTIO_MMIO_DEVICE_ID => DEVICE_ID,
-            VIRTIO_MMIO_VENDOR_ID => VENDOR_ID,
-            VIRTIO_MMIO_DEVICE_FEATURES => match self.device_features_selector {
+            register::MAGIC_VALUE => MAGIC,
+            register::VERSION => VERSION,
+            register::DEVICE_ID => DEVICE_ID,
+            register::VENDOR_ID => VENDOR_ID,
+            register::DEVICE_FEATURES => match self.device_features_selector {
                 0 => low(FEATURES),
                 1 => high(FEATURES),
                 _ => 0,
             },
-            VIRTIO_MMIO_QUEUE_NUM_MAX if self.selected().is_some() => u32::from(QUEUE_SIZE_MAX),
-            VIRTIO_MMIO_QUEUE_READY => self.selected().is_some_and(|queue| queue.ready).into(),
-            VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt_status,
-            VIRTIO_MMIO_STATUS => self.status,
+            register::QUEUE_SIZE_MAX if self.selected().is_some() => u32::from(QUEUE_SIZE_MAX),
+            register::QUEUE_READY => self.selected().is_some_and(|queue| queue.ready).into(),
+            register::INTERRUPT_STATUS => self.interrupt_status,
+            register::STATUS => self.status,
             // No such region: length and base read as -1.
             VIRTIO_MMIO_SHM_LEN_LOW
             | VIRTIO_MMIO_SHM_LEN_HIGH
@@ -128,18 +165,18 @@ impl Registers {
         };
         let value = u32::from_le_bytes(bytes);
         match register {
-            VIRTIO_MMIO_STATUS => return self.write_status(value),
-            VIRTIO_MMIO_QUEUE_NOTIFY if self.status & DRIVER_OK != 0 => {
+            register::STATUS => return self.write_status(value),
+            register::QUEUE_NOTIFY if self.status & DRIVER_OK != 0 => {
                 return match u16::try_from(value) {
                     Ok(queue) if queue < QUEUE_COUNT => Action::Notify(queue),
                     _ => Action::None,
                 };
             }
-            VIRTIO_MMIO_INTERRUPT_ACK => self.interrupt_status &= !value,
-            VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_selector = value,
-            VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_selector = value,
-            VIRTIO_MMIO_DRIVER_FEATURES if self.is_negotiating() => self.accept(value),
-            VIRTIO_MMIO_QUEUE_SEL => self.queue_selector = value,
+            register::INTERRUPT_ACKNOWLEDGE => self.interrupt_status &= !value,
+            register::DEVICE_FEATURES_SELECT => self.device_features_selector = value,
+            register::DRIVER_FEATURES_SELECT => self.driver_features_selector = value,
+            register::DRIVER_FEATURES if self.is_negotiating() => self.accept(value),
+            register::QUEUE_SELECT => self.queue_selector = value,
             _ if self.is_placing_queues() => self.write_queue(register, value),
             _ => {}
         }
@@ -212,17 +249,17 @@ impl Registers {
         };
         let setup = &mut queue.setup;
         match register {
-            VIRTIO_MMIO_QUEUE_READY => queue.ready = value & 1 != 0,
+            register::QUEUE_READY => queue.ready = value & 1 != 0,
             // A queue that is ready stays where it is (virtio 1.2, section 4.2.2.2).
             _ if queue.ready => {}
             // A size that does not fit is as bad as none.
-            VIRTIO_MMIO_QUEUE_NUM => setup.size = u16::try_from(value).unwrap_or(0),
-            VIRTIO_MMIO_QUEUE_DESC_LOW => set_low(&mut setup.descriptors, value),
-            VIRTIO_MMIO_QUEUE_DESC_HIGH => set_high(&mut setup.descriptors, value),
-            VIRTIO_MMIO_QUEUE_AVAIL_LOW => set_low(&mut setup.driver_area, value),
-            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => set_high(&mut setup.driver_area, value),
-            VIRTIO_MMIO_QUEUE_USED_LOW => set_low(&mut setup.device_area, value),
-            VIRTIO_MMIO_QUEUE_USED_HIGH => set_high(&mut setup.device_area, value),
+            register::QUEUE_SIZE => setup.size = u16::try_from(value).unwrap_or(0),
+            register::QUEUE_DESCRIPTORS_LOW => set_low(&mut setup.descriptors, value),
+            register::QUEUE_DESCRIPTORS_HIGH => set_high(&mut setup.descriptors, value),
+            register::QUEUE_DRIVER_LOW => set_low(&mut setup.driver_area, value),
+            register::QUEUE_DRIVER_HIGH => set_high(&mut setup.driver_area, value),
+            register::QUEUE_DEVICE_LOW => set_low(&mut setup.device_area, value),
+            register::QUEUE_DEVICE_HIGH => set_high(&mut setup.device_area, value),
             _ => {}
         }
     }

@@ -1,5 +1,5 @@
-//! `docs/abi.md` says the same as this crate: every row of its tables that begins with a name or an offset is compared, and
-//! every number that has a row must have been found.
+//! `docs/abi.md` says the same as this crate: every row of its tables that begins with a name, an offset or a register of
+//! the device is compared, and every number that has a row must have been found.
 
 use std::collections::BTreeMap;
 
@@ -188,6 +188,76 @@ fn device(tables: &mut Tables) {
         "5.1 Registers: configuration space, from register offset 0x100",
         config.map(|(name, offset, bytes)| (name, vec![offset, bytes])),
     );
+}
+
+/// The table of section 5.1, which has several registers in a row: their names and offsets.
+fn register_table() -> BTreeMap<String, Option<u64>> {
+    let header = |line: &str| cells(line).is_some_and(|cells| cells.starts_with(&["register", "offset"]));
+    let mut registers = BTreeMap::new();
+    for row in DOCUMENT.lines().skip_while(|line| !header(line)).skip(2).map_while(cells) {
+        let [names, offsets] = [row[0], row[1]].map(|cell| cell.split(", ").collect::<Vec<_>>());
+        assert_eq!(names.len(), offsets.len(), "{row:?}");
+        for (name, offset) in names.into_iter().zip(offsets) {
+            let name = name.trim_matches('`').to_owned();
+            assert_eq!(registers.insert(name, parse_number(offset)), None, "{row:?} stands twice");
+        }
+    }
+    registers
+}
+
+#[test]
+fn the_table_of_registers_says_what_the_crate_says() {
+    use channel::register::*;
+    let expected = [
+        ("MagicValue", MAGIC_VALUE),
+        ("Version", VERSION),
+        ("DeviceID", DEVICE_ID),
+        ("VendorID", VENDOR_ID),
+        ("DeviceFeatures", DEVICE_FEATURES),
+        ("DeviceFeaturesSel", DEVICE_FEATURES_SELECT),
+        ("DriverFeatures", DRIVER_FEATURES),
+        ("DriverFeaturesSel", DRIVER_FEATURES_SELECT),
+        ("QueueSel", QUEUE_SELECT),
+        ("QueueNumMax", QUEUE_SIZE_MAX),
+        ("QueueNum", QUEUE_SIZE),
+        ("QueueReady", QUEUE_READY),
+        ("QueueNotify", QUEUE_NOTIFY),
+        ("InterruptStatus", INTERRUPT_STATUS),
+        ("InterruptACK", INTERRUPT_ACKNOWLEDGE),
+        ("Status", STATUS),
+        ("QueueDescLow", QUEUE_DESCRIPTORS_LOW),
+        ("QueueDescHigh", QUEUE_DESCRIPTORS_HIGH),
+        ("QueueDriverLow", QUEUE_DRIVER_LOW),
+        ("QueueDriverHigh", QUEUE_DRIVER_HIGH),
+        ("QueueDeviceLow", QUEUE_DEVICE_LOW),
+        ("QueueDeviceHigh", QUEUE_DEVICE_HIGH),
+        ("configuration", CONFIG),
+    ];
+    let expected = expected.map(|(name, offset)| (name.to_owned(), Some(offset.into())));
+    assert_eq!(register_table(), BTreeMap::from(expected));
+}
+
+#[test]
+fn the_bits_of_the_status_are_what_the_crate_says() {
+    use channel::status::*;
+    let bits = [
+        (ACKNOWLEDGE, "ACKNOWLEDGE"),
+        (DRIVER, "DRIVER"),
+        (DRIVER_OK, "DRIVER_OK"),
+        (FEATURES_OK, "FEATURES_OK"),
+        (NEEDS_RESET, "DEVICE_NEEDS_RESET"),
+        (FAILED, "FAILED"),
+    ];
+    let says = bits.map(|(bit, name)| format!("{bit} {name}")).join(", ");
+    assert!(DOCUMENT.contains(&format!("| {says} |")), "{says}");
+    let low = format!("`DriverFeatures` = {:#x}", channel::FEATURES & 0xffff_ffff);
+    let high = format!("`DriverFeatures` = {}.", channel::FEATURES >> 32);
+    assert!(DOCUMENT.contains(&low) && DOCUMENT.contains(&high));
+    for (after, status) in [("3. ", ACKNOWLEDGE | DRIVER), ("5. ", ACKNOWLEDGE | DRIVER | FEATURES_OK)] {
+        assert!(DOCUMENT.contains(&format!("{after}`Status` = {status}")), "step {after}");
+    }
+    let going = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
+    assert!(DOCUMENT.contains(&format!("7. `Status` = {going}.")));
 }
 
 fn frames(tables: &mut Tables) {

@@ -1,22 +1,22 @@
 //! The district's only device, between its registers (vCPU thread) and the daemon's sessions (control thread).
 //!
-//! Both threads hold it behind one lock; no call waits for the guest, and none waits for the daemon longer than
-//! [`ANSWER_TIMEOUT`].
+//! Both threads hold it behind one lock; no call waits for the guest or the daemon. What has to wait for the daemon is
+//! handed out, to be done without the lock: see [`Parting`].
 
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
 
 use district_devices::frontend::{self, ActivateError, Connection};
 use district_devices::{Action, ChannelSetup, Registers, Window};
 use district_protocol::channel::QUEUE_COUNT;
 use district_protocol::layout::{DEVICE_BASE, DEVICE_SIZE};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// How long the daemon may take to answer when the driver is ready. A daemon that is alive answers at once.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the daemon may take to let go of a session that the guest has left. A daemon that is alive does it at once.
+pub(crate) const ANSWER_TIMEOUT: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
 /// What wakes whom. Made once per life; every session uses the same ones.
 pub(crate) struct Events {
@@ -41,6 +41,34 @@ struct Session {
     connection: Option<Connection>,
 }
 
+/// What has become of a write by the guest.
+#[must_use]
+pub(crate) enum Written {
+    /// It is none to the device.
+    Elsewhere,
+    /// All is done.
+    Done,
+    /// The device is reset when this has been waited for.
+    Parting(Parting),
+}
+
+/// A session that the guest has left by a reset, and the daemon not yet.
+pub(crate) struct Parting {
+    socket: Arc<UnixStream>,
+}
+
+impl Parting {
+    /// Waits until the daemon has let go of the session's queues and has read the count of consumed deliveries; for
+    /// `longest` if it never does. To be called without the channel's lock, for which the control thread would wait.
+    pub(crate) fn wait(self, longest: &Timespec) {
+        // Half of the socket, so that the daemon's end of it stays to be seen.
+        let _ = self.socket.shutdown(Shutdown::Write);
+        // A signal ends the waiting early. It only comes to stop the guest, which then sees nothing any more.
+        let _ = poll(&mut [PollFd::new(&*self.socket, PollFlags::RDHUP)], Some(longest));
+        hang_up(&self.socket);
+    }
+}
+
 pub(crate) struct Channel {
     registers: Registers,
     window: Window,
@@ -62,9 +90,9 @@ impl Channel {
         true
     }
 
-    /// The guest writes to `address`. False: that is not the device.
-    pub(crate) fn write(&mut self, address: u64, data: &[u8]) -> bool {
-        let Some(offset) = offset(address) else { return false };
+    /// The guest writes to `address`.
+    pub(crate) fn write(&mut self, address: u64, data: &[u8]) -> Written {
+        let Some(offset) = offset(address) else { return Written::Elsewhere };
         match self.registers.write(offset, data) {
             Action::None => {}
             Action::Notify(queue) => {
@@ -76,8 +104,8 @@ impl Channel {
             Action::Reset => {
                 self.waiting = None;
                 // A session that nothing was said over is as good as new.
-                if self.session.as_ref().is_some_and(|session| session.begun) {
-                    self.close();
+                if let Some(session) = self.session.take_if(|session| session.begun) {
+                    return Written::Parting(Parting { socket: session.socket });
                 }
             }
             Action::Activate(setup) => {
@@ -85,7 +113,7 @@ impl Channel {
                 self.activate();
             }
         }
-        true
+        Written::Done
     }
 
     /// The daemon has used buffers.
@@ -95,13 +123,11 @@ impl Channel {
 
     /// The daemon offers a session; a driver that is waiting for one gets it. True: a session that the guest was using
     /// has ended by that.
-    pub(crate) fn offer(&mut self, socket: Arc<UnixStream>) -> io::Result<bool> {
-        socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    pub(crate) fn offer(&mut self, socket: Arc<UnixStream>) -> bool {
         let ended = self.end();
         self.session = Some(Session { socket, begun: false, connection: None });
         self.activate();
-        Ok(ended)
+        ended
     }
 
     /// The daemon has hung up on this socket. True: a session that the guest was using has ended by that.
@@ -128,19 +154,13 @@ impl Channel {
 
     /// Ends the session, if there is one; true: the guest was using it and has to reset the device.
     fn end(&mut self) -> bool {
-        let begun = self.session.as_ref().is_some_and(|session| session.begun);
-        self.close();
-        if begun {
+        let Some(session) = self.session.take() else { return false };
+        hang_up(&session.socket);
+        if session.begun {
             self.waiting = None;
             self.registers.set_needs_reset();
         }
-        begun
-    }
-
-    fn close(&mut self) {
-        if let Some(session) = self.session.take() {
-            hang_up(&session.socket);
-        }
+        session.begun
     }
 }
 
@@ -152,3 +172,6 @@ fn hang_up(socket: &UnixStream) {
 fn offset(address: u64) -> Option<u64> {
     address.checked_sub(DEVICE_BASE).filter(|&offset| offset < DEVICE_SIZE)
 }
+
+#[cfg(test)]
+mod tests;

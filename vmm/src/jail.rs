@@ -76,12 +76,7 @@ fn when(argument: u8, operation: SeccompCmpOp, value: u64) -> Result<SeccompRule
 /// The control thread's filter, for [`seccompiler::apply_filter`].
 pub(crate) fn control() -> Result<BpfProgram, seccompiler::BackendError> {
     use SeccompCmpOp::Eq;
-    let option = |name| SeccompRule::new(vec![is(1, Eq, number(libc::SOL_SOCKET))?, is(2, Eq, number(name))?]);
-    let rules = [
-        (libc::SYS_setsockopt, vec![option(libc::SO_RCVTIMEO)?, option(libc::SO_SNDTIMEO)?]),
-        (libc::SYS_tgkill, vec![when(0, Eq, u64::from(std::process::id()))?]),
-    ];
-    filter(&CONTROL, rules)
+    filter(&CONTROL, [(libc::SYS_tgkill, vec![when(0, Eq, u64::from(std::process::id()))?])])
 }
 
 /// The vCPU thread's filter.

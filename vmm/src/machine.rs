@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 use district_devices::{Window, WindowError};
-use district_protocol::channel::QUEUE_COUNT;
+use district_protocol::channel::{QUEUE_COUNT, register};
 use district_protocol::layout::{DEVICE_BASE, KVM_PRIVATE_BASE, PAGE_SIZE, PROGRAM_BASE, RAM_BASE, WINDOW_BASE};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
@@ -27,9 +27,6 @@ use crate::registers::{self, RegisterError};
 use crate::report::Ended;
 use crate::tables;
 use crate::vcpu::{Vcpu, lock};
-
-/// Offset of `QueueNotify` in the device page (virtio 1.2, section 4.2.2).
-const QUEUE_NOTIFY: u64 = 0x50;
 
 /// Why a machine could not be built.
 #[derive(Debug, Error)]
@@ -105,7 +102,7 @@ impl Blank {
         vm.set_identity_map_address(KVM_PRIVATE_BASE).map_err(host("place kvm's identity map"))?;
         vm.set_tss_address(address(KVM_PRIVATE_BASE + PAGE_SIZE)).map_err(host("place kvm's task state segment"))?;
         for (kick, queue) in events.kicks.iter().zip(0..u32::from(QUEUE_COUNT)) {
-            vm.register_ioevent(kick, &IoEventAddress::Mmio(DEVICE_BASE + QUEUE_NOTIFY), queue)
+            vm.register_ioevent(kick, &IoEventAddress::Mmio(DEVICE_BASE + u64::from(register::QUEUE_NOTIFY)), queue)
                 .map_err(host("connect a doorbell"))?;
         }
         let vcpu = vm.create_vcpu(0).map_err(host("make a virtual processor"))?;
@@ -209,12 +206,8 @@ impl Handle {
 
     /// The daemon offers a session.
     pub fn offer(&mut self, socket: Arc<UnixStream>) -> Result<(), BuildError> {
-        let offered = lock(&self.channel).offer(socket);
-        match offered {
-            Ok(true) => self.session_over(),
-            Ok(false) => Ok(()),
-            Err(error) => Err(host("prepare the channel's socket")(error.into())),
-        }
+        let ended = lock(&self.channel).offer(socket);
+        if ended { self.session_over() } else { Ok(()) }
     }
 
     /// The daemon has hung up on this socket.

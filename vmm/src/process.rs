@@ -392,8 +392,9 @@ impl Running {
     fn offer(&mut self, sockets: Vec<OwnedFd>) {
         for socket in sockets {
             let socket = Arc::new(UnixStream::from(socket));
-            // An error is the socket's; the daemon finds it closed.
-            self.session = self.handle.offer(Arc::clone(&socket)).is_ok().then_some(socket);
+            // As when a session is over, there would be nobody to tell.
+            let _ = self.handle.offer(Arc::clone(&socket));
+            self.session = Some(socket);
         }
     }
 }

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
 
-use crate::channel::{Channel, Events};
+use crate::channel::{ANSWER_TIMEOUT, Channel, Events, Written};
 use crate::clock::GuestClock;
 use crate::kick::Kick;
 use crate::memory::Ram;
@@ -33,6 +33,18 @@ pub(crate) struct Vcpu {
 /// The channel, also after a panic in the other thread: that one is what ends the process.
 pub(crate) fn lock(channel: &Mutex<Channel>) -> MutexGuard<'_, Channel> {
     channel.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The guest writes to `address`. Returns when it may go on; false: that is not the device.
+fn write(channel: &Mutex<Channel>, address: u64, data: &[u8]) -> bool {
+    // A variable of its own, so that the lock is not held while it waits.
+    let written = lock(channel).write(address, data);
+    match written {
+        Written::Elsewhere => return false,
+        Written::Done => {}
+        Written::Parting(parting) => parting.wait(&ANSWER_TIMEOUT),
+    }
+    true
 }
 
 fn failed(error: String) -> Option<Ended> {
@@ -59,7 +71,7 @@ impl Vcpu {
         let served = match self.fd.run() {
             Ok(VcpuExit::Hlt) => return self.halted(),
             Ok(VcpuExit::MmioRead(address, data)) => lock(&self.channel).read(address, data),
-            Ok(VcpuExit::MmioWrite(address, data)) => lock(&self.channel).write(address, data),
+            Ok(VcpuExit::MmioWrite(address, data)) => write(&self.channel, address, data),
             Ok(VcpuExit::InternalError) => return self.internal_error(),
             Ok(exit) => return failed(format!("kvm left the guest with {exit:?}")),
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return None,

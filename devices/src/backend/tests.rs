@@ -179,24 +179,45 @@ fn no_wake_up_is_lost_between_two_threads() {
 #[test]
 fn a_daemon_that_ends_fails_the_activation() {
     let driver = Driver::new(window(), GEOMETRY);
-    // At once; after it has read a little; and while the guest's end waits for its answer.
     let (ours, theirs) = UnixStream::pair().unwrap();
     drop(ours);
     assert!(matches!(driver.connect(theirs), Err(ActivateError::Refused(_))));
-    let (mut ours, theirs) = UnixStream::pair().unwrap();
-    let daemon = thread::spawn(move || io::Read::read_exact(&mut ours, &mut [0; 2 * HEADER]));
-    assert!(matches!(driver.connect(theirs), Err(ActivateError::Refused(_))));
-    daemon.join().unwrap().unwrap();
 }
 
 #[test]
-fn a_daemon_with_other_features_fails_the_activation() {
+fn a_daemon_that_does_nothing_holds_nobody_up() {
     let driver = Driver::new(window(), GEOMETRY);
-    let (mut ours, theirs) = UnixStream::pair().unwrap();
-    // The answer to GET_FEATURES: request 1, version 1 and reply, 8 bytes.
-    ours.write_all(&[1, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0]).unwrap();
-    ours.write_all(&(FEATURES & !(1 << 29)).to_le_bytes()).unwrap();
-    assert!(matches!(driver.connect(theirs), Err(ActivateError::Features(0x1_0000_0000))));
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    // Would wait for ever if it waited for anything.
+    let connection = driver.connect(theirs).unwrap();
+    drop((ours, connection));
+}
+
+/// What has happened to this end of a socket.
+fn events(end: &Connection) -> PollFlags {
+    let mut fds = [PollFd::new(end, PollFlags::RDHUP)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap();
+    fds[0].revents()
+}
+
+#[test]
+fn half_a_hang_up_ends_the_session_and_is_answered_by_the_other_half() {
+    let (_driver, connection, mut backend, channel) = connected();
+    rustix::net::shutdown(&connection, rustix::net::Shutdown::Write).unwrap();
+    assert!(matches!(run(&mut backend), Err(ChannelError::Closed)));
+    assert!(events(&connection).is_empty(), "the daemon may still use the channel");
+    drop(channel);
+    drop(backend);
+    assert!(events(&connection).contains(PollFlags::RDHUP));
+}
+
+#[test]
+fn a_hang_up_before_the_handshake_was_read_leaves_no_channel() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut backend = Backend::new(ours, window()).unwrap();
+    let connection = Driver::new(window(), GEOMETRY).connect(theirs).unwrap();
+    rustix::net::shutdown(&connection, rustix::net::Shutdown::Write).unwrap();
+    assert!(matches!(backend.process(), Err(ChannelError::Closed)));
 }
 
 #[test]

@@ -145,9 +145,13 @@ static void connect(void)
     } while (epoch != boot->epoch);
     window = (uint8_t *)boot->window_base;
     consumed = 0;
-    memset(window, 0, DELIVERY_BUFFERS);
 
+    /* Until the reset the broker may write into the old queues, and wants to find the count of consumed deliveries. The
+     * fences are for the compiler: what lies in the window is ordinary memory to it. */
     *device_register(REGISTER_STATUS) = 0;
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    memset(window, 0, DELIVERY_BUFFERS);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
     *device_register(REGISTER_STATUS) = STATUS_ACKNOWLEDGE;
     *device_register(REGISTER_STATUS) = STATUS_ACKNOWLEDGE | STATUS_DRIVER;
     *device_register(REGISTER_DRIVER_FEATURES_SELECT) = 0;

@@ -166,3 +166,35 @@ pub fn arguments() -> impl Iterator<Item = String> {
 const fn usize_from(value: u64) -> usize {
     value as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use district_protocol::layout::WINDOW_SIZE_MIN;
+
+    use super::*;
+    use crate::machine::{self, install};
+
+    #[test]
+    fn arguments_are_split_at_their_zeros() {
+        install(WINDOW_SIZE_MIN, |_, _| {});
+        let text = b"one\0\0three and more\0";
+        machine::write_boot(512, text);
+        machine::with_boot(|boot| boot.arguments_len = text.len() as u64);
+        let found: Vec<String> = arguments().collect();
+        assert_eq!(found, ["one", "", "three and more"]);
+        machine::with_boot(|boot| boot.arguments_len = u64::MAX);
+        assert!(arguments().count() > 3);
+    }
+
+    #[test]
+    fn another_abi_is_refused() {
+        install(WINDOW_SIZE_MIN, |_, _| {});
+        assert_eq!(check(), Ok(()));
+        machine::with_boot(|boot| boot.abi_version += 1);
+        assert!(check().unwrap_err().contains("ABI version"));
+        machine::with_boot(|boot| boot.magic = 0);
+        assert!(check().unwrap_err().contains("boot page"));
+    }
+}

@@ -132,3 +132,16 @@ fn reason(reason: Reason) -> &'static str {
         Reason::Cancelled => "cancelled",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::format;
+
+    use super::*;
+
+    #[test]
+    fn errors_say_what_they_are() {
+        assert_eq!(format!("{}", Error::Broken(Reason::PeerRestart)), "broken key: the other district restarted");
+        assert_eq!(format!("{}", Error::Denied(Argument::key(1))), "denied: second key of the message");
+    }
+}

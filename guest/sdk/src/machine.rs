@@ -45,7 +45,7 @@ pub(crate) fn ticks() -> u64 {
 }
 
 /// Writes the device register at `offset`; each access leaves the guest and takes microseconds.
-pub(crate) fn write_register(offset: u16, value: u32) {
+pub(crate) fn write_register(offset: u32, value: u32) {
     let register = (layout::DEVICE_BASE + u64::from(offset)) as *mut u32;
     // SAFETY: the device page is mapped for ring 3 for the district's whole life, and all registers that the SDK names
     // are aligned and inside of it. A register write can make the host write to the window, which is only ever

@@ -10,7 +10,7 @@ use std::io::Read;
 use std::vec::Vec;
 
 use district_protocol::boot::{BOOT_MAGIC, BootPage};
-use district_protocol::channel::FEATURES;
+use district_protocol::channel::{CONSUMED_OFFSET, FEATURES};
 use district_protocol::frame::{CompletionHeader, DELIVERY_HEADER, DeliveryHeader, REQUEST_HEADER, RequestHeader};
 use district_protocol::handle::Handle;
 use district_protocol::layout::WINDOW_BASE;
@@ -197,7 +197,7 @@ impl Host {
             }
         });
         if restored {
-            let size = usize::try_from(self.wires.memory.last_addr().0 + 1 - WINDOW_BASE).unwrap();
+            let size = self.window_size();
             self.wires.memory.write_slice(&std::vec![0; size], GuestAddress(WINDOW_BASE)).unwrap();
         }
         self.wires.queues.iter_mut().for_each(QueueT::reset);
@@ -212,7 +212,27 @@ impl Host {
         self.wires.woken = true;
     }
 
-    fn write(&mut self, register: u16, value: u32) {
+    /// Until the reset is complete the broker may write wherever it had something to write to. This one does all over the
+    /// window, so that what the library has written there too early does not work.
+    fn reset(&mut self) {
+        if self.status != 0 {
+            let size = self.window_size();
+            self.wires.memory.write_slice(&std::vec![0xa5; size], GuestAddress(WINDOW_BASE)).unwrap();
+        }
+        self.wires.queues.iter_mut().for_each(QueueT::reset);
+        (self.features, self.selected) = (0, [0; 2]);
+    }
+
+    fn window_size(&self) -> usize {
+        usize::try_from(self.wires.memory.last_addr().0 + 1 - WINDOW_BASE).unwrap()
+    }
+
+    /// What the library says it has consumed.
+    pub(crate) fn consumed(&self) -> u64 {
+        self.wires.memory.read_obj(GuestAddress(WINDOW_BASE + CONSUMED_OFFSET)).unwrap()
+    }
+
+    fn write(&mut self, register: u32, value: u32) {
         let queue = &mut self.wires.queues[usize::try_from(self.selected[1]).unwrap()];
         match register {
             0x020 => self.features |= u64::from(value) << (32 * self.selected[0]),
@@ -223,13 +243,13 @@ impl Host {
             0x050 => self.ring(usize::try_from(value).unwrap()),
             0x070 => {
                 if value == 0 {
-                    self.wires.queues.iter_mut().for_each(QueueT::reset);
-                    (self.features, self.selected) = (0, [0; 2]);
+                    self.reset();
                 } else {
                     assert_eq!(value & self.status, self.status, "bits of the status are only added");
                 }
                 if value & 4 != 0 {
                     assert_eq!(self.features, FEATURES);
+                    assert_eq!(self.consumed(), 0, "a session begins with nothing consumed");
                     for queue in &mut self.wires.queues {
                         queue.set_event_idx(true);
                         assert!(queue.is_valid(&self.wires.memory));
@@ -333,6 +353,6 @@ pub(crate) fn ticks() -> u64 {
     CLOCK.get()
 }
 
-pub(crate) fn write_register(register: u16, value: u32) {
+pub(crate) fn write_register(register: u32, value: u32) {
     host(|host| host.write(register, value));
 }

@@ -9,6 +9,7 @@ use crate::report::Ended;
 
 guest!(
     dump_registers,
+    "mov byte ptr [0x400200b8], 1",
     "mov [0x40020000], rax",
     "pushfq",
     "pop qword ptr [0x40020080]",
@@ -43,6 +44,37 @@ guest!(
     "int3",
 );
 
+/// Control words of x87 and SSE, as the System V ABI wants them.
+const X87: u64 = 0x37f;
+const MXCSR: u64 = 0x1f80;
+
+/// The table of registers in `docs/abi.md`, section 1: its first two columns.
+fn documented() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let document = include_str!("../../../docs/abi.md");
+    let rows = document.lines().skip_while(|line| *line != "| register | value |").skip(2);
+    rows.map_while(|row| row.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "))
+}
+
+/// Each row stands for one of the assertions in the test after this one.
+#[test]
+fn the_documented_registers_are_those_that_are_looked_at() {
+    let controls = format!("{X87:#x}, {MXCSR:#x}:");
+    let rows = [
+        ("`rip`", "the entry point"),
+        ("`rdi`", "address of the boot page,"),
+        ("`rsp`", "8 below the end of the stack, where a return address of 0 stands:"),
+        ("all other general registers", "0"),
+        ("`rflags`", "no flag that a program can set is set"),
+        ("x87, `mxcsr`", controls.as_str()),
+        ("`fs`, `gs` base", "0;"),
+    ];
+    let documented: Vec<_> = documented().collect();
+    assert_eq!(documented.iter().map(|(name, _)| *name).collect::<Vec<_>>(), rows.map(|(name, _)| name));
+    for ((name, value), (_, begins)) in documented.iter().zip(rows) {
+        assert!(value.starts_with(begins), "{name}: {value}");
+    }
+}
+
 #[test]
 fn registers_are_as_documented() {
     let Some(host) = Host::get() else { return };
@@ -57,10 +89,12 @@ fn registers_are_as_documented() {
     assert_eq!(word(0x28), BOOT_PAGE, "rdi");
     let stack = DATA + 0x1000 + 0x1000;
     assert_eq!(word(0x38), stack + STACK_SIZE - 8, "rsp");
+    assert_eq!((word(0x38) + 8) % 16, 0, "the stack is aligned as for a function that was just called");
+    assert_eq!(word(0xb8), 1, "rip: the first instruction was executed");
     // Hosts that run ring 3 natively show their own IF (bit 9).
     assert_eq!(word(0x80) & !0x200, 0x2, "rflags: no IOPL, no TF, no AC");
-    assert_eq!(word(0x88), 0x37f, "x87 control word");
-    assert_eq!(word(0x90), 0x1f80, "mxcsr");
+    assert_eq!(word(0x88), X87, "x87 control word");
+    assert_eq!(word(0x90), MXCSR, "mxcsr");
     assert_eq!(word(0x98) & 3, 3, "ring");
     assert_eq!((word(0xa0), word(0xa8), word(0xb0)), (0, 0, 0), "return address, fs base, gs base");
 }

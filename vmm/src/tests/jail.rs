@@ -16,13 +16,14 @@ const VCPU: &str = "DISTRICT_JAIL_TEST_VCPU";
 type Attempt = (&'static str, fn());
 
 /// None of these returns.
-const FORBIDDEN: [Attempt; 13] = [
+const FORBIDDEN: [Attempt; 14] = [
     ("open", || ignore(std::fs::File::open("/dev/null"))),
     ("socket", || ignore(std::os::unix::net::UnixDatagram::unbound())),
     ("spawn", || drop(Command::new("/bin/true").spawn())),
     ("thread", || ignore(std::thread::Builder::new().spawn(|| ()))),
     ("set nonblocking", || ignore(rustix::io::ioctl_fionbio(std::io::stdin(), true))),
     ("set flags", || ignore(rustix::fs::fcntl_setfl(std::io::stdin(), rustix::fs::OFlags::NONBLOCK))),
+    ("set socket options", || ignore(rustix::net::sockopt::set_socket_keepalive(std::io::stdin(), true))),
     ("executable memory", || map(ProtFlags::EXEC | ProtFlags::READ, MapFlags::PRIVATE)),
     ("shared memory", || map(ProtFlags::WRITE | ProtFlags::READ, MapFlags::SHARED)),
     ("seals", || ignore(rustix::fs::fcntl_get_seals(std::io::stdin()))),

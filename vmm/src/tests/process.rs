@@ -10,7 +10,7 @@ use district_devices::Window;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
-use super::session::{Session, device_driver};
+use super::session::{Session, device_driver, order};
 use super::{Host, exited, guest, kvm_fd, program};
 use crate::control::{ControlError, DaemonEnd, FromVmm, MESSAGE_MAX, Start, State, listen};
 use crate::process::{ProcessError, serve};
@@ -126,6 +126,31 @@ fn c40_a_district_outlives_its_daemon() {
     let _session = session.begin();
     daemon.stop().unwrap();
     assert_eq!(receive(&daemon).unwrap(), FromVmm::Ended(Ended::Stopped));
+    vmm.assert_over();
+}
+
+#[test]
+fn a_guest_that_resets_its_device_gets_the_next_session() {
+    let Some(host) = Host::get() else { return };
+    let vmm = Vmm::new();
+    let (daemon, _) = vmm.connect();
+    let window = begin(&daemon, host.start(), device_driver());
+    assert_eq!(receive(&daemon).unwrap(), FromVmm::Running);
+    for _ in 0..3 {
+        let (session, socket) = Session::new(&window);
+        daemon.channel(socket.as_fd()).unwrap();
+        drop(socket);
+        let session = session.begin();
+        order(&window, 2);
+        session.wake();
+        session.assert_closed_by_the_guest();
+    }
+    let (session, socket) = Session::new(&window);
+    daemon.channel(socket.as_fd()).unwrap();
+    let session = session.begin();
+    order(&window, 1);
+    session.wake();
+    assert_eq!(receive(&daemon).unwrap(), FromVmm::Ended(exited(1)), "the sessions that it left itself do not count");
     vmm.assert_over();
 }
 

@@ -16,8 +16,12 @@ guest!(
     "mov ebx, 0x10000000",
     // A new session: note it, count it, set the device up (virtio 1.2, 3.1.1 and 4.2.3.1).
     "20: mov r15, [0x40005050]",
+    "mov dword ptr [0x40020008], 0",
     "inc dword ptr [0x40020000]",
     "mov dword ptr [rbx + 0x70], 0",
+    // What the window says when the reset is complete.
+    "mov rax, [0x20000108]",
+    "mov [0x40020010], rax",
     "mov dword ptr [rbx + 0x70], 1",
     "mov dword ptr [rbx + 0x70], 3",
     "mov dword ptr [rbx + 0x24], 0",
@@ -107,16 +111,23 @@ impl Session {
         std::thread::spawn(move || self.begin())
     }
 
-    fn assert_closed_by_the_guest(mut self) {
+    /// Wakes the guest.
+    pub(super) fn wake(&self) {
+        rustix::io::write(self.channel.as_ref().unwrap().call_fd(), &1u64.to_ne_bytes()).unwrap();
+    }
+
+    pub(super) fn assert_closed_by_the_guest(mut self) {
         wait(&self.socket);
         assert!(matches!(self.backend.process(), Err(ChannelError::Closed)));
     }
 }
 
-fn order(window: &Window, number: u32) {
+/// What the guest does when it wakes.
+pub(super) fn order(window: &Window, number: u32) {
     driver::write(window, WINDOW_BASE + 0x100, &number.to_le_bytes());
 }
 
+/// Waits until the guest has set its device up so many times.
 fn set_up(ram: &Ram, times: u64) {
     while ram.read_u64(DATA).unwrap() < times || ram.read_u64(DATA + 8).unwrap() != 15 {
         std::thread::yield_now();
@@ -175,6 +186,29 @@ fn a_reset_by_the_guest_ends_its_session_only() {
     call.write(1).unwrap();
     assert_eq!(thread.join().unwrap(), exited(1), "still the first session's number");
     drop(second);
+}
+
+#[test]
+fn a_reset_is_complete_when_the_daemon_has_let_go_of_the_queues() {
+    const LAST_WORD: u64 = 0x1122_3344_5566_7788;
+    let Some(host) = Host::get() else { return };
+    let guest = Guest::new(&host.start(), &program(device_driver()).file());
+    let (ram, call, window) = (guest.ram(), guest.handle.call(), Arc::clone(&guest.window));
+    let (mut session, socket) = Session::new(&window);
+    guest.handle.clone().offer(Arc::new(socket)).unwrap();
+    let (thread, handle) = guest.spawn();
+    session = session.begin();
+    order(&window, 2);
+    call.write(1).unwrap();
+    wait(&session.socket);
+    assert!(matches!(session.backend.process(), Err(ChannelError::Closed)));
+    // The guest is in the middle of its reset, and its daemon may write until it hangs up.
+    driver::write(&window, WINDOW_BASE + 0x108, &LAST_WORD.to_le_bytes());
+    drop(session);
+    set_up(&ram, 2);
+    assert_eq!(ram.read_u64(DATA + 0x10).unwrap(), LAST_WORD);
+    handle.stop(&thread).unwrap();
+    assert_eq!(thread.join().unwrap(), crate::report::Ended::Stopped);
 }
 
 #[test]

@@ -74,7 +74,7 @@ pub(crate) struct Channel {
     log: LogKey,
 }
 
-/// The parts of a window for one connection.
+/// Writes the queues of a new connection into the window, which the device must not be using.
 fn lay_out() -> (Window, Ring, core::ops::Range<u64>, Deliveries) {
     let (address, size) = boot::window();
     let window = Window::new(address, size);
@@ -101,14 +101,15 @@ impl Channel {
         let requests = Requests::new(requests, space);
         let channel =
             Channel { connection, window, requests, deliveries, dropped: Vec::new(), lost: None, log: LogKey::Unknown };
-        channel.start_device(false);
+        // In its reset state when a life begins.
+        channel.start_device();
         channel
     }
 
     /// If the connection ends meanwhile, half of it may go to a device that a restore has already reset; the next look at
     /// the connection then begins again.
-    fn start_device(&self, reset: bool) {
-        device::start(&self.window, self.requests.ring(), self.deliveries.ring(), reset);
+    fn start_device(&self) {
+        device::start(&self.window, self.requests.ring(), self.deliveries.ring());
     }
 
     /// Sets everything up anew as long as the connection is not the present one.
@@ -125,11 +126,12 @@ impl Channel {
             self.connection = present;
             self.dropped.clear();
             self.log = LogKey::Unknown;
+            device::reset();
             let (window, requests, space, deliveries) = lay_out();
             self.window = window;
             self.deliveries = deliveries;
             self.requests.restart(requests, space, Error::Unknown(reason));
-            self.start_device(true);
+            self.start_device();
         }
     }
 
