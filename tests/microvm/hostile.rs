@@ -145,6 +145,114 @@ fn c42_garbage_in_its_queues_is_its_own_trouble() {
     neighbours.go_on(1);
 }
 
+/// What the host says of each case of a group of `crooked`, in this order. It says nothing of the group `places`.
+const CROOKED: [(&str, &[&str]); 7] = [
+    (
+        "loops",
+        &[
+            "queue 0: descriptor 0 is already in use",
+            "queue 0: descriptor 1 is already in use",
+            "queue 0: descriptor 0 is already in use",
+            "queue 0: descriptor 0 is already in use",
+            "queue 0: descriptor 1023 is already in use",
+        ],
+    ),
+    (
+        "addresses",
+        &[
+            "queue 0: descriptor 1: 64 bytes at 0x0 are outside the window",
+            "queue 0: descriptor 1: 64 bytes at 0x40010000 are outside the window",
+            "queue 0: descriptor 0: 128 bytes at 0x10000000 are outside the window",
+            "queue 0: descriptor 0: 128 bytes at 0x1fffffff are outside the window",
+            "queue 0: descriptor 1: 65 bytes at 0x207fffc0 are outside the window",
+            "queue 0: descriptor 0: 0 bytes at 0x20800001 are outside the window",
+            "queue 0: descriptor 1: 64 bytes at 0xffffffffffffffc1 are outside the window",
+        ],
+    ),
+    (
+        "overlaps",
+        &["queue 0: available index jumped", "queue 0: descriptor 0: 64 bytes at 0x10000 are outside the window"],
+    ),
+    (
+        "lengths",
+        &[
+            "queue 0: descriptor 0: 4294967295 bytes at 0x20000000 are outside the window",
+            "queue 0: chain 0 is longer than 4 GiB",
+            "queue 0: request of 65665 bytes",
+            "queue 0: room of 63 bytes for a completion",
+            "queue 0: room of 0 bytes for a completion",
+            "queue 0: descriptor 1 is readable and follows a writable one",
+            "queue 0: descriptor 1 has flags 0x4",
+        ],
+    ),
+    (
+        "entries",
+        &[
+            "queue 0: descriptor 1024 is out of range",
+            "queue 0: descriptor 65535 is out of range",
+            "queue 0: descriptor 1024 is out of range",
+            "queue 0: available index jumped",
+            "queue 0: available index jumped",
+            "queue 0: available index jumped",
+            "queue 0: available index jumped",
+        ],
+    ),
+    (
+        "deliveries",
+        &[
+            "queue 1: delivery buffer of 255 writable and 0 readable bytes",
+            "queue 1: delivery buffer of 0 writable and 0 readable bytes",
+            "queue 1: delivery buffer of 0 writable and 256 readable bytes",
+            "queue 1: descriptor 0 is already in use",
+            "queue 1: descriptor 0: 256 bytes at 0x207ffff8 are outside the window",
+        ],
+    ),
+    ("places", &[]),
+];
+
+/// A district for each group of `crooked`, and one that all of them call when they are done. 1,024 descriptors as long as
+/// these windows are more than 4 GiB.
+fn crooked() -> String {
+    let mut manifest = String::from("[districts.called]\nimage = 'pong'\npublishes = ['pong']\n");
+    for (group, _) in CROOKED {
+        manifest.push_str(&format!(
+            "[districts.{group}]
+             image = 'crooked'
+             arguments = ['{group}']
+             memory = '4MiB'
+             window = '8MiB'
+             restart = 'never'
+             grants = {{ log = 'host/log', pong = 'called/pong' }}\n"
+        ));
+    }
+    manifest
+}
+
+#[test]
+fn c42_every_broken_rule_of_the_queues_is_that_districts_device_error() {
+    needs_kvm!();
+    let mut neighbours = Neighbours::new();
+    neighbours.host.start(&crooked());
+    neighbours.go_on(3);
+    for (group, expected) in CROOKED {
+        let info = neighbours.host.over(group);
+        let end = info.last_end.unwrap().text;
+        // It saw each error itself, and then used the channel as everybody does, all in one life.
+        assert_eq!((end.as_str(), info.epoch), ("exited with code 0", 1), "{group}");
+        let cases = if group == "places" { 8 } else { expected.len() };
+        let last = neighbours.host.lines(group).pop();
+        assert_eq!(last, Some(format!("{cases} cases refused, 50 calls answered")), "{group}");
+        let said: Vec<String> = neighbours.host.lines(group).into_iter().filter_map(device_error).collect();
+        assert_eq!(said, expected, "{group}");
+    }
+    neighbours.go_on(3);
+}
+
+/// What the host says of a device, if this line of a log is about that.
+fn device_error(line: String) -> Option<String> {
+    Some(line.strip_prefix("(from the host: the device needs a reset: ")?.strip_suffix(')')?.to_owned())
+}
+
 #[test]
 fn c42_a_storm_of_doorbells_delays_nobody_for_long() {
     needs_kvm!();
