@@ -112,6 +112,11 @@ impl Host {
     }
 }
 
+/// Whether the host's processor is software.
+pub(crate) fn is_slow() -> bool {
+    std::env::var_os("DISTRICT_SLOW_HOST").is_some_and(|value| value == "1")
+}
+
 /// A program with `code` and a page of data.
 pub(crate) fn program(code: &[u8]) -> Elf {
     Elf::new(CODE).segment(CODE, elf::READ | elf::EXECUTE, code).segment(DATA, elf::READ | elf::WRITE, &[0; 4096])
