@@ -10,6 +10,7 @@ mod jail;
 mod memory;
 mod park;
 mod process;
+mod random;
 mod session;
 
 use std::fs::{File, OpenOptions};

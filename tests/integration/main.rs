@@ -11,3 +11,4 @@ mod hostile;
 mod keys;
 mod restart;
 mod support;
+mod torture;

@@ -19,13 +19,13 @@ pub const NEIGHBOURS: &str = "
 ";
 
 /// Neighbours, and what they were like.
-struct Neighbours {
-    host: Host,
+pub struct Neighbours {
+    pub host: Host,
     pids: Vec<Option<u32>>,
 }
 
 impl Neighbours {
-    fn new() -> Neighbours {
+    pub fn new() -> Neighbours {
         let host = Host::with(NEIGHBOURS);
         host.line("neighbour", "Replied=50");
         let pids = ["pong", "neighbour"].map(|name| host.info(name).pid).to_vec();
@@ -33,7 +33,7 @@ impl Neighbours {
     }
 
     /// They go on, in the same life, and every call was answered.
-    fn go_on(&mut self, rounds: usize) {
+    pub fn go_on(&mut self, rounds: usize) {
         let seen = self.host.lines("neighbour").len();
         for round in 0..rounds {
             self.host.line_after("neighbour", seen + 2 * round, "Replied=50");
@@ -47,7 +47,8 @@ impl Neighbours {
     }
 }
 
-fn flaky(name: &str, how: &str) -> String {
+/// A district that fails.
+pub fn flaky(name: &str, how: &str) -> String {
     format!(
         "[districts.{name}]
          image = 'flaky'
@@ -58,29 +59,31 @@ fn flaky(name: &str, how: &str) -> String {
     )
 }
 
+/// What ends a `flaky`: how it is told to fail, and two parts of the report.
+pub const WAYS: [(&str, &str, &str); 15] = [
+    ("null", "page fault (vector 14, error code 0x4) at rip 0x4", ", address 0x0"),
+    ("fault", "page fault (vector 14, error code 0x6) at rip 0x4", ", address 0xdead000"),
+    ("wild", "page fault (vector 14, error code 0x7) at rip 0x4", ", address 0x4000"),
+    ("read-system", "page fault (vector 14, error code 0x5) at rip 0x4", ", address 0x40000000"),
+    ("write-code", "page fault (vector 14, error code 0x7) at rip 0x4", ", address 0x400"),
+    ("run-data", "page fault (vector 14, error code 0x15) at rip 0x4", ", address 0x4"),
+    ("stack", "page fault (vector 14, error code 0x6) at rip 0x4", ", address 0x4"),
+    ("ud2", "invalid instruction (vector 6, error code 0x0) at rip 0x4", ", rsp 0x4"),
+    ("div0", "division error (vector 0, error code 0x0) at rip 0x4", ", rsp 0x4"),
+    ("hlt", "general protection fault (vector 13, error code 0x0) at rip 0x4", ", rsp 0x4"),
+    ("shim", "unknown shim call (vector 3, error code 0x0) at rip 0x4", ", rsp 0x4"),
+    ("heap", "exited with code 101: memory allocation of ", " bytes failed at "),
+    ("panic", "exited with code 101: as asked at ", "flaky.rs:"),
+    ("error", "exited with code 1: ", "no such operation"),
+    ("exit", "exited with code 1: ", "as asked"),
+];
+
 #[test]
 fn c41_whatever_a_program_does_only_its_district_ends() {
     needs_kvm!();
     let mut neighbours = Neighbours::new();
-    let ways = [
-        ("null", "page fault (vector 14, error code 0x4) at rip 0x4", ", address 0x0"),
-        ("fault", "page fault (vector 14, error code 0x6) at rip 0x4", ", address 0xdead000"),
-        ("wild", "page fault (vector 14, error code 0x7) at rip 0x4", ", address 0x4000"),
-        ("read-system", "page fault (vector 14, error code 0x5) at rip 0x4", ", address 0x40000000"),
-        ("write-code", "page fault (vector 14, error code 0x7) at rip 0x4", ", address 0x400"),
-        ("run-data", "page fault (vector 14, error code 0x15) at rip 0x4", ", address 0x4"),
-        ("stack", "page fault (vector 14, error code 0x6) at rip 0x4", ", address 0x4"),
-        ("ud2", "invalid instruction (vector 6, error code 0x0) at rip 0x4", ", rsp 0x4"),
-        ("div0", "division error (vector 0, error code 0x0) at rip 0x4", ", rsp 0x4"),
-        ("hlt", "general protection fault (vector 13, error code 0x0) at rip 0x4", ", rsp 0x4"),
-        ("shim", "unknown shim call (vector 3, error code 0x0) at rip 0x4", ", rsp 0x4"),
-        ("heap", "exited with code 101: memory allocation of ", " bytes failed at "),
-        ("panic", "exited with code 101: as asked at ", "flaky.rs:"),
-        ("error", "exited with code 1: ", "no such operation"),
-        ("exit", "exited with code 1: ", "as asked"),
-    ];
-    neighbours.host.start(&ways.map(|(how, ..)| flaky(how, &format!("'{how}'"))).concat());
-    for (how, first, then) in ways {
+    neighbours.host.start(&WAYS.map(|(how, ..)| flaky(how, &format!("'{how}'"))).concat());
+    for (how, first, then) in WAYS {
         let info = neighbours.host.over(how);
         let said = info.last_end.unwrap().text;
         assert!(said.starts_with(first) && said.contains(then), "{how}: {said}");
@@ -146,7 +149,7 @@ fn c42_garbage_in_its_queues_is_its_own_trouble() {
 }
 
 /// What the host says of each case of a group of `crooked`, in this order. It says nothing of the group `places`.
-const CROOKED: [(&str, &[&str]); 7] = [
+pub const CROOKED: [(&str, &[&str]); 7] = [
     (
         "loops",
         &[
@@ -210,29 +213,27 @@ const CROOKED: [(&str, &[&str]); 7] = [
     ("places", &[]),
 ];
 
-/// A district for each group of `crooked`, and one that all of them call when they are done. 1,024 descriptors as long as
-/// these windows are more than 4 GiB.
-fn crooked() -> String {
-    let mut manifest = String::from("[districts.called]\nimage = 'pong'\npublishes = ['pong']\n");
-    for (group, _) in CROOKED {
-        manifest.push_str(&format!(
-            "[districts.{group}]
-             image = 'crooked'
-             arguments = ['{group}']
-             memory = '4MiB'
-             window = '8MiB'
-             restart = 'never'
-             grants = {{ log = 'host/log', pong = 'called/pong' }}\n"
-        ));
-    }
-    manifest
+/// A district that breaks the rules of its queues in all ways of a group, and calls another one when it is done. 1,024
+/// descriptors as long as its window are more than 4 GiB.
+pub fn crooked(name: &str, group: &str, called: &str) -> String {
+    format!(
+        "[districts.{name}]
+         image = 'crooked'
+         arguments = ['{group}']
+         memory = '4MiB'
+         window = '8MiB'
+         restart = 'never'
+         grants = {{ log = 'host/log', pong = '{called}/pong' }}\n"
+    )
 }
 
 #[test]
 fn c42_every_broken_rule_of_the_queues_is_that_districts_device_error() {
     needs_kvm!();
     let mut neighbours = Neighbours::new();
-    neighbours.host.start(&crooked());
+    let mut manifest = String::from("[districts.called]\nimage = 'pong'\npublishes = ['pong']\n");
+    manifest.extend(CROOKED.map(|(group, _)| crooked(group, group, "called")));
+    neighbours.host.start(&manifest);
     neighbours.go_on(3);
     for (group, expected) in CROOKED {
         let info = neighbours.host.over(group);
