@@ -65,5 +65,5 @@ fn c41_random_programs_end_in_a_report_or_are_stopped() {
         seed = Random(seed).next();
         programs += 1;
     }
-    println!("{programs} programs in {:?}: {ends:#?}", begin.elapsed());
+    println!("{programs} programs in {:?}: {ends:?}", begin.elapsed());
 }
