@@ -8,6 +8,7 @@ mod bare_process;
 mod bare_sockets;
 mod idle;
 mod messages;
+mod neighbour;
 mod process;
 mod report;
 mod samples;
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
 /// A name, and what takes its samples, few or many.
 type Benchmark = (&'static str, fn(bool) -> Result<Vec<Row>>);
 
-const BENCHMARKS: [Benchmark; 7] = [
+const BENCHMARKS: [Benchmark; 8] = [
     ("start/fresh", |quick| start::run(if quick { 10 } else { 300 })),
     ("call/round-trip", |quick| Ok(vec![messages::calls(if quick { 2 } else { 20 })?])),
     ("send/64B", |quick| {
@@ -69,6 +70,7 @@ const BENCHMARKS: [Benchmark; 7] = [
         let (batches, count) = if quick { (2, 200) } else { (20, 5_000) };
         Ok(vec![messages::large_sends(batches, count)?])
     }),
+    ("neighbour/p99", |quick| neighbour::run(if quick { 2 } else { 30 })),
     ("memory/vmm", idle::vmm_memory),
     ("memory/daemon", |quick| Ok(vec![idle::daemon_memory(quick)?])),
     ("idle/200", |quick| Ok(vec![idle::idle_time(quick)?])),

@@ -1,100 +1,69 @@
-//! Programs that make no sense at all.
+//! Programs that make no sense at all, one after the other for as long as one likes.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::random::{Case, Random};
 use super::{Guest, Host, program};
 use crate::report::Ended;
 
-/// Steele, Lea, Flood: Fast splittable pseudorandom number generators (SplitMix64).
-struct Random(u64);
+/// How long it goes on if `DISTRICT_TORTURE_SECONDS` does not say, and then not before there were so many programs.
+const SECONDS: u64 = 4;
+const PROGRAMS: u32 = 100;
+/// How long a program may run before it is stopped. Nearly all end by themselves within a millisecond, or never.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// The same for a program that must end, and for one that was stopped, on any host.
+const LONG: Duration = Duration::from_secs(60);
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    /// A page of random bytes, or of random instructions out of those that touch something.
-    fn page(&mut self) -> Vec<u8> {
-        const PIECES: [&[u8]; 16] = [
-            &[0xcc],
-            &[0xb8, 1, 0, 0, 0, 0xcc],
-            &[0x0f, 0x05],
-            &[0xcd, 0x03],
-            &[0x9d],
-            &[0x48, 0xcf],
-            &[0x48, 0xcb],
-            &[0x8b, 0x04, 0x25, 0x70, 0, 0, 0x10],
-            &[0x89, 0x04, 0x25, 0x70, 0, 0, 0x10],
-            &[0x89, 0x04, 0x25, 0x50, 0, 0, 0x10],
-            &[0x8e, 0xd0],
-            &[0x8e, 0xe0],
-            &[0xf3, 0x48, 0x0f, 0xae, 0xd0],
-            &[0x54],
-            &[0x5c],
-            &[0xf1],
-        ];
-        let plain = self.next().is_multiple_of(2);
-        let mut page = Vec::new();
-        while page.len() < 4096 - 16 {
-            let word = self.next();
-            if plain || word.is_multiple_of(4) {
-                page.extend_from_slice(&word.to_le_bytes()[..1 + (word >> 8) as usize % 8]);
-            } else {
-                page.extend_from_slice(PIECES[(word >> 8) as usize % PIECES.len()]);
-            }
-        }
-        page
-    }
+fn number(variable: &str) -> Option<u64> {
+    let value = std::env::var(variable).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{variable}={value} is no number")))
 }
 
+/// Runs a program until it ends, or stops it.
+fn end_of(host: &Host, code: &[u8], patience: Duration) -> Ended {
+    let (report, reports) = channel();
+    let Guest { mut machine, handle, .. } = Guest::new(&host.start(), &program(code).file());
+    let thread = std::thread::spawn(move || {
+        // The receiver waits until the thread has ended.
+        report.send(machine.run()).unwrap();
+    });
+    let ended = match reports.recv_timeout(patience) {
+        Err(RecvTimeoutError::Timeout) => {
+            // Gone already: the report is on its way.
+            let _ = handle.stop(&thread);
+            reports.recv_timeout(LONG).unwrap()
+        }
+        ended => ended.unwrap(),
+    };
+    thread.join().unwrap();
+    ended
+}
+
+/// Wild memory and device accesses, attempts at triple faults, endless loops and plain noise, which no host should mind.
+/// `DISTRICT_SEED` is the number of the first program, from which those of all others follow.
 #[test]
 fn c41_random_programs_end_in_a_report_or_are_stopped() {
     let Some(host) = Host::get() else { return };
-    let seed = std::env::var("DISTRICT_SEED").ok().map_or_else(
-        || u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()).unwrap(),
-        |seed| seed.parse().unwrap(),
-    );
+    let time = || u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()).unwrap();
+    let mut seed = number("DISTRICT_SEED").unwrap_or_else(time);
+    let duration = Duration::from_secs(number("DISTRICT_TORTURE_SECONDS").unwrap_or(SECONDS));
     println!("DISTRICT_SEED={seed}");
-    let mut random = Random(seed);
-    let (mut ends, mut faults) = ([0; 4], [0; 256]);
-    for _ in 0..300 {
-        let guest = Guest::new(&host.start(), &program(&random.page()).file());
-        let Guest { mut machine, handle, .. } = guest;
-        let (report, reports) = channel();
-        let thread = std::thread::spawn(move || {
-            // The receiver waits until the thread has ended.
-            report.send(machine.run()).unwrap();
-        });
-        let ended = match reports.recv_timeout(Duration::from_millis(100)) {
-            Err(RecvTimeoutError::Timeout) => {
-                // Gone already: the report is on its way.
-                let _ = handle.stop(&thread);
-                reports.recv_timeout(Duration::from_secs(10)).unwrap()
-            }
-            other => other.unwrap(),
+    let (begin, mut programs) = (Instant::now(), 0);
+    let mut ends = BTreeMap::new();
+    while begin.elapsed() < duration || programs < PROGRAMS {
+        let Case { name, code, expected } = Case::new(host, seed);
+        let ended = end_of(host, &code, if expected.is_certain_end() { LONG } else { PATIENCE });
+        assert!(expected.allows(&ended), "DISTRICT_SEED={seed}: {name}: {ended:x?}, not {expected:x?}");
+        let end = match ended {
+            Ended::Fault(fault) => format!("vector {}", fault.vector),
+            Ended::Exit { .. } => "exit".into(),
+            Ended::Stopped | Ended::Failed { .. } => "stopped".into(),
         };
-        thread.join().unwrap();
-        match ended {
-            Ended::Exit { .. } => ends[0] += 1,
-            Ended::Fault(fault) => {
-                ends[1] += 1;
-                faults[usize::from(fault.vector)] += 1;
-            }
-            Ended::Stopped => ends[2] += 1,
-            Ended::Failed { error } => {
-                println!("{error}");
-                ends[3] += 1;
-            }
-        }
+        *ends.entry((name, end)).or_insert(0u32) += 1;
+        seed = Random(seed).next();
+        programs += 1;
     }
-    let [exits, faulted, stopped, failed] = ends;
-    println!("{exits} exits, {faulted} faults, {stopped} stopped, {failed} failed");
-    let vectors: Vec<_> =
-        (0..256).filter(|&vector| faults[vector] > 0).map(|vector| (vector, faults[vector])).collect();
-    println!("(vector, count): {vectors:?}");
-    assert!(faulted > 100);
+    println!("{programs} programs in {:?}: {ends:?}", begin.elapsed());
 }

@@ -10,6 +10,7 @@ mod jail;
 mod memory;
 mod park;
 mod process;
+mod random;
 mod session;
 
 use std::fs::{File, OpenOptions};
@@ -109,6 +110,11 @@ impl Host {
             arguments: Vec::new(),
         }
     }
+}
+
+/// Whether the host's processor is software.
+pub(crate) fn is_slow() -> bool {
+    std::env::var_os("DISTRICT_SLOW_HOST").is_some_and(|value| value == "1")
 }
 
 /// A program with `code` and a page of data.

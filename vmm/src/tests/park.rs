@@ -1,8 +1,10 @@
 //! Waiting, being woken, being stopped.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{DATA, Guest, Host, exited, guest, program};
+use super::{DATA, Guest, Host, exited, guest, is_slow, program};
 use crate::report::Ended;
 
 guest!(
@@ -94,8 +96,34 @@ fn stop(host: &Host, code: &[u8]) -> Duration {
     begin.elapsed()
 }
 
+/// How long a thread that spins without a guest takes to end.
+fn stop_plain_thread() -> Duration {
+    let (up, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let thread = std::thread::spawn({
+        let (up, over) = (Arc::clone(&up), Arc::clone(&over));
+        move || {
+            up.store(true, Ordering::Relaxed);
+            while !over.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        }
+    });
+    while !up.load(Ordering::Relaxed) {
+        std::thread::yield_now();
+    }
+    let begin = Instant::now();
+    over.store(true, Ordering::Relaxed);
+    thread.join().unwrap();
+    begin.elapsed()
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
 #[test]
-fn c41_guests_that_never_end_are_stopped() {
+fn c41_guests_that_never_end_are_stopped_within_a_millisecond() {
     let Some(host) = Host::get() else { return };
     for (name, code) in [
         ("spinning", spin()),
@@ -104,10 +132,12 @@ fn c41_guests_that_never_end_are_stopped() {
         ("spinning on park", spin_on_park()),
         ("parked", park_forever()),
     ] {
-        let mut times: Vec<_> = (0..21).map(|_| stop(host, code)).collect();
-        times.sort();
-        println!("stop of a guest {name}: median {:?}, worst {:?}", times[10], times[20]);
-        assert!(times[10] < Duration::from_millis(50), "{name}: {times:?}");
+        let (stops, plain) = (0..21).map(|_| (stop(host, code), stop_plain_thread())).unzip();
+        let (stops, plain) = (median(stops), median(plain));
+        // Where others compute too, a thread waits for its turn, and any thread does. A processor in software takes as long
+        // as it takes; there, that each guest did end is all that can be asked.
+        let limit = Duration::from_millis(1).max(plain * 4);
+        assert!(is_slow() || stops < limit, "{name}: half of all stops take {stops:?}, of plain threads {plain:?}");
     }
 }
 

@@ -1,8 +1,5 @@
 //! The API from end to end: the real client and the real server, with a stand-in for the event loop.
 
-// Helpers of tests fail by panicking, as tests do.
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -344,7 +341,7 @@ fn when_the_loop_has_ended_requests_are_refused_and_the_server_ends_in_spite_of_
 
 #[test]
 fn the_examples_of_the_documentation_are_right() {
-    let text = include_str!("../docs/api.md");
+    let text = include_str!("../../docs/api.md");
     let examples: Vec<&str> = text.split("```json").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     let [spec, district, event, key] = examples[..] else { panic!("{examples:?}") };
     assert_eq!(serde_json::from_str::<Spec>(spec).unwrap().check(), Ok(()));

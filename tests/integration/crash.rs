@@ -5,7 +5,7 @@ use rustix::process::Signal;
 
 use crate::boot::suite;
 use crate::hostile::NEIGHBOURS;
-use crate::support::{Host, count_of, count_of_all, is_alive, needs_kvm, send, wait};
+use crate::support::{Dice, Host, count_of, count_of_all, is_alive, needs_kvm, send, wait};
 
 /// One that keeps so many calls, with the smallest window, and callers who make so many each.
 fn hoard(keep: u32, callers: u32, calls: u32) -> String {
@@ -253,19 +253,6 @@ fn a_vmm_process_that_is_frozen_holds_up_nobody() {
     assert!(!is_alive(pid));
 }
 
-/// A generator that is good enough to choose by: `splitmix64`.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ z >> 31) % sides as u64).unwrap()
-    }
-}
-
 /// Three servers, and callers with many calls under way to each.
 fn load() -> String {
     let restart = "restart = { policy = 'always', backoff = '5ms', backoff-max = '20ms', intensity = 1000 }";
@@ -296,12 +283,7 @@ fn load() -> String {
 #[test]
 fn everything_recovers_whatever_is_killed() {
     needs_kvm!();
-    let seed = std::env::var("DISTRICT_SEED").ok().map(|seed| seed.parse().unwrap());
-    let seed = seed.unwrap_or_else(|| {
-        u64::from(std::process::id()) << 32 | u64::from(std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos())
-    });
-    println!("DISTRICT_SEED={seed}");
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new();
     let mut host = Host::with(&load());
     for round in 0..20 {
         let victims = host.list();

@@ -1,8 +1,5 @@
 //! The command line, as far as it goes without KVM and without a daemon.
 
-// Helpers of tests fail by panicking, as tests do.
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -1,0 +1,17 @@
+//! Everything put together. Mostly districts as they really are: microVMs, vmm processes, a daemon and the command.
+//! Beside them the API and the command line, as far as they go without KVM; what else needs none is tested in the crates.
+//! Names that begin with a number are those of `docs/conformance.md`.
+
+// Helpers of tests fail by panicking, as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod api;
+mod boot;
+mod channel;
+mod cli;
+mod crash;
+mod hostile;
+mod keys;
+mod restart;
+mod support;
+mod torture;
