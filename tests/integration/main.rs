@@ -12,6 +12,7 @@ mod cli;
 mod crash;
 mod hostile;
 mod keys;
+mod processes;
 mod restart;
 mod support;
 mod torture;

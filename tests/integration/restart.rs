@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use crate::support::{Host, at_most, handles_term, image, is_alive, needs_kvm, send, text, wait};
 
 /// A counter and its client, who calls every few milliseconds and logs what it is told.
-const COUNTING: &str = "
+pub const COUNTING: &str = "
     [districts.counter]
     image = 'counter'
     publishes = ['counter']
@@ -41,7 +41,7 @@ fn counts(host: &Host) -> Vec<u64> {
     lines.iter().filter_map(|line| line.strip_prefix("counter is at ")?.parse().ok()).collect()
 }
 
-fn counted_beyond(host: &Host, least: u64) -> u64 {
+pub fn counted_beyond(host: &Host, least: u64) -> u64 {
     wait(&format!("the count is beyond {least}"), || Some(count(host)).filter(|count| *count > least))
 }
 

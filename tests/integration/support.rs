@@ -204,6 +204,11 @@ impl Host {
         self.daemon = Some(self.command(&["daemon"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
     }
 
+    /// The daemon's process.
+    pub fn daemon_id(&self) -> u32 {
+        self.daemon.as_ref().unwrap().id()
+    }
+
     /// Whether the daemon has not ended.
     pub fn daemon_lives(&mut self) -> bool {
         self.daemon.as_mut().is_some_and(|daemon| daemon.try_wait().unwrap().is_none())
