@@ -98,7 +98,7 @@ impl EventLoop {
         let image = image::open(image).with_context(|| format!("image {}", image.display()))?;
         let (process, control) = self.stock.take(&self.host, district.id)?;
         process.limit(district.record.spec.memory).context("its vmm process cannot be limited")?;
-        let identity = process.identity().context("its vmm process cannot be identified")?;
+        let identity = process.identity().context("its vmm process has no identity")?;
         self.enter(slot, process, control)?;
         let district = &mut self.slots[slot];
         let beginning = self.host.store.begin_life(district.name.as_str(), &district.record, &identity)?;

@@ -29,6 +29,8 @@ const GONE_WITHIN: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 /// A vmm process.
 pub struct Process {
     pid: Pid,
+    /// None for one that an earlier daemon has started.
+    identity: Option<Identity>,
     /// Becomes readable when the process ends, and never names another one.
     pidfd: OwnedFd,
     /// The process, if this daemon is its parent.
@@ -106,7 +108,16 @@ impl Process {
             let _ = child.kill();
             let _ = child.wait();
         })?;
-        Ok((Process { pid, pidfd, child: Some(child) }, connection))
+        let mut process = Process { pid, identity: None, pidfd, child: Some(child) };
+        match Identity::of(pid) {
+            Ok(identity) => process.identity = Some(identity),
+            Err(error) => {
+                process.kill();
+                process.wait();
+                return Err(error);
+            }
+        }
+        Ok((process, connection))
     }
 
     /// Limits what it can take of the host beside `memory` bytes of RAM and its window. Another process of this user's,
@@ -122,9 +133,9 @@ impl Process {
         Ok(())
     }
 
-    /// Which process it is, to be found by later daemons.
-    pub fn identity(&self) -> io::Result<Identity> {
-        Identity::of(self.pid)
+    /// Which process it is, to be found by later daemons; none if it was started by an earlier one.
+    pub fn identity(&self) -> Option<Identity> {
+        self.identity
     }
 
     /// Whether it has ended.
@@ -149,7 +160,7 @@ impl Process {
             return Ok(None);
         }
         match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Some((Process { pid, pidfd, child: None }, connection))),
+            Ok(pidfd) => Ok(Some((Process { pid, identity: None, pidfd, child: None }, connection))),
             Err(Errno::SRCH) => Ok(None),
             Err(error) => Err(error.into()),
         }

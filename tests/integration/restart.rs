@@ -209,6 +209,12 @@ fn a_daemon_that_ends_can_leave_its_districts_running() {
     assert_eq!(host.info("counter").pid, Some(pid));
 }
 
+/// Whether the first thread of this process waits for something (proc(5), `/proc/PID/stat`, field 3).
+fn sleeps(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.starts_with('S')
+}
+
 #[test]
 fn what_ended_while_no_daemon_was_there_is_known_to_the_next_one() {
     needs_kvm!();
@@ -237,6 +243,8 @@ fn what_ended_while_no_daemon_was_there_is_known_to_the_next_one() {
     };
     assert!(guest_runs());
     wait("its guest has ended", || (!guest_runs()).then_some(()));
+    // It waits without computing.
+    wait("it sleeps", || (0..20).all(|_| sleeps(pids[0])).then_some(()));
     host.start_daemon();
     let a = host.over("a");
     assert!(a.last_end.unwrap().text.starts_with("invalid instruction (vector 6"));

@@ -128,6 +128,8 @@ impl Outcome {
     }
 
     fn take(&self) -> Option<Ended> {
+        // Emptied, or waiting for anything else would end at once from now on.
+        let _ = rustix::io::read(&self.event, &mut [0; 8]);
         self.report.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
