@@ -97,10 +97,11 @@ impl EventLoop {
         let image = &district.record.spec.image;
         let image = image::open(image).with_context(|| format!("image {}", image.display()))?;
         let (process, control) = self.stock.take(&self.host, district.id)?;
-        process.limit(district.record.spec.memory).context("its vmm process cannot be limited")?;
-        let identity = process.identity().context("its vmm process has no identity")?;
         self.enter(slot, process, control)?;
         let district = &mut self.slots[slot];
+        let life = district.life.as_ref().context("it has no vmm process")?;
+        life.process.limit(district.record.spec.memory).context("its vmm process cannot be limited")?;
+        let identity = life.process.identity().context("its vmm process has no identity")?;
         let beginning = self.host.store.begin_life(district.name.as_str(), &district.record, &identity)?;
         let window = super::sessions::new_window(district.record.spec.window)?;
         let start = start_message(district, reason, beginning.epoch());
@@ -109,8 +110,8 @@ impl EventLoop {
         life.window = Some(window);
         // The machine is built while the epoch goes to disk, and runs after that.
         let reserved = beginning.commit()?;
-        life.control.run()?;
         district.epoch = reserved.epoch;
+        life.control.run()?;
         match self.begin_session(slot, reserved) {
             // A short program has ended already. How is heard next.
             Err(error) if matches!(error.downcast_ref(), Some(control::ControlError::Closed)) => Ok(()),
@@ -119,7 +120,7 @@ impl EventLoop {
     }
 
     /// Makes the process a life of the district, and watches it.
-    fn enter(&mut self, slot: usize, process: Process, control: DaemonEnd) -> Result<()> {
+    fn enter(&mut self, slot: usize, mut process: Process, control: DaemonEnd) -> Result<()> {
         self.life_count += 1;
         let number = self.life_count;
         // Before it is a life: one whose end nobody hears of would never be over.
@@ -127,6 +128,7 @@ impl EventLoop {
             .and_then(|()| self.watched.add(control.as_fd().as_raw_fd(), Ready::Control(number)));
         if let Err(error) = watched {
             process.kill();
+            process.wait();
             return Err(error).context("its vmm process cannot be watched");
         }
         let district = &mut self.slots[slot];
