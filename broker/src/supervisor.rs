@@ -155,21 +155,6 @@ impl Supervisor {
         }
     }
 
-    /// Somebody wants it to begin a new life.
-    pub fn restart_requested(&mut self, now: u64) -> Action {
-        match self.state {
-            State::Running { .. } => {
-                self.state = State::Ending { restart: true };
-                Action::End
-            }
-            State::Ending { .. } => {
-                self.state = State::Ending { restart: true };
-                Action::None
-            }
-            State::Stopped | State::Failed | State::Waiting { .. } => self.start_afresh(now),
-        }
-    }
-
     /// It is being started, as [`Action::StartAt`] said.
     pub fn starting(&mut self) {
         if let State::Waiting { .. } = self.state {
@@ -329,12 +314,13 @@ mod tests {
         assert_eq!(supervisor.ended(10, Ending::Killed), Action::StayStopped);
 
         let mut supervisor = running(RestartPolicy { when: RestartWhen::Never, ..POLICY }, 0);
-        assert_eq!(supervisor.restart_requested(10), Action::End);
-        assert_eq!(supervisor.restart_requested(11), Action::None);
+        assert_eq!(supervisor.stop_requested(), Action::End);
+        assert_eq!(supervisor.start_requested(11), Action::None);
         assert_eq!(supervisor.ended(20, Ending::Killed), Action::StartAt(20));
 
         let mut supervisor = running(POLICY, 0);
-        assert_eq!(supervisor.restart_requested(10), Action::End);
+        assert_eq!(supervisor.stop_requested(), Action::End);
+        assert_eq!(supervisor.start_requested(11), Action::None);
         assert_eq!(supervisor.stop_requested(), Action::None);
         assert_eq!(supervisor.start_requested(12), Action::None);
         assert_eq!(supervisor.state(), State::Ending { restart: true });

@@ -123,4 +123,5 @@ fn a_grant_has_no_more_rights_than_the_manifest_says() {
     host.line("client", "counter is at 2");
     let entry = host.keys("client").into_iter().find(|key| key.kind == "entry").unwrap();
     assert_eq!((entry.rights.as_slice(), entry.target.as_str()), (&["call".to_owned()][..], "counter (export 0)"));
+    assert_eq!(entry.from.map(|name| name.to_string()), Some("counter".to_owned()));
 }

@@ -74,7 +74,7 @@ pub struct KeyView {
     pub badge: u64,
     /// Whether what is fetched through it is weak.
     pub weak: bool,
-    /// Who holds the key that it was derived from, if that is somebody else.
+    /// Who it was got from, through a message or a name, if that is somebody else.
     pub from: Option<DistrictId>,
     /// What it leads to.
     pub target: TargetView,
@@ -204,8 +204,10 @@ impl Core {
             (None, _) => KeyState::Live,
         };
         let target = self.target_view(key.target);
-        let parent = key.parent.and_then(|parent| self.keys[parent].holder);
-        let from = parent.filter(|parent| Some(*parent) != key.holder).map(|parent| self.districts[parent].id);
+        // A key that is bound to a name is nobody's; it came from whoever has bound it.
+        let above = std::iter::successors(key.parent, |parent| self.keys[*parent].parent);
+        let giver = above.filter_map(|parent| self.keys[parent].holder).next();
+        let from = giver.filter(|giver| Some(*giver) != key.holder).map(|giver| self.districts[giver].id);
         KeyView { handle, kind: key.kind, rights: key.rights, badge: key.badge, weak: key.weak, from, target, state }
     }
 
