@@ -52,7 +52,10 @@ impl Expected {
         match (self, ended) {
             (_, Ended::Failed { .. }) => false,
             // Whatever ends a program happens in ring 3, and has a vector of the processor's.
-            (_, Ended::Fault(Fault { vector: 14, error_code, .. })) if error_code & 4 == 0 => false,
+            (_, Ended::Fault(Fault { vector: 14, error_code, rip, .. })) if error_code & 4 == 0 => {
+                // QEMU's software processor pops what a far return takes as if it were the kernel, which SMAP forbids.
+                matches!(self, Expected::AnyEnd) && is_emulated() && (CODE..CODE + PAGE_SIZE).contains(rip)
+            }
             (_, Ended::Fault(Fault { vector: 32.., .. })) => false,
             (Expected::AnyEnd, _) => true,
             (Expected::NoEnd, ended) => *ended == Ended::Stopped,
@@ -67,6 +70,11 @@ impl Expected {
             _ => false,
         }
     }
+}
+
+/// Whether the host is the emulated one of `scripts/test-svm`.
+fn is_emulated() -> bool {
+    std::env::var_os("DISTRICT_SLOW_HOST").is_some()
 }
 
 /// A program and its end.
