@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use district_protocol::layout::{BOOT_PAGE, DEVICE_BASE, DEVICE_SIZE, GDT_BASE, PAGE_SIZE, WINDOW_BASE};
 
-use super::{CODE, DATA, Host, program, with_rbx};
+use super::{CODE, DATA, Host, is_slow, program, with_rbx};
 use crate::address_space::AddressSpace;
 use crate::report::{Ended, Fault};
 
@@ -54,7 +54,7 @@ impl Expected {
             // Whatever ends a program happens in ring 3, and has a vector of the processor's.
             (_, Ended::Fault(Fault { vector: 14, error_code, rip, .. })) if error_code & 4 == 0 => {
                 // QEMU's software processor pops what a far return takes as if it were the kernel, which SMAP forbids.
-                matches!(self, Expected::AnyEnd) && is_emulated() && (CODE..CODE + PAGE_SIZE).contains(rip)
+                matches!(self, Expected::AnyEnd) && is_slow() && (CODE..CODE + PAGE_SIZE).contains(rip)
             }
             (_, Ended::Fault(Fault { vector: 32.., .. })) => false,
             (Expected::AnyEnd, _) => true,
@@ -70,11 +70,6 @@ impl Expected {
             _ => false,
         }
     }
-}
-
-/// Whether the host is the emulated one of `scripts/test-svm`.
-fn is_emulated() -> bool {
-    std::env::var_os("DISTRICT_SLOW_HOST").is_some()
 }
 
 /// A program and its end.
