@@ -1,24 +1,21 @@
 //! The lives of districts: how one begins, what is heard of it, how it ends, and whether another one follows.
 
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use district_broker::supervisor::{self, Action, Ending, RestartPolicy, RestartWhen};
-use district_devices::Window;
 use district_protocol::ABI_VERSION;
 use district_protocol::boot::StartReason;
 use district_protocol::status::Reason;
 use district_vmm::control::{self, DaemonEnd, FromVmm};
 use district_vmm::report::Ended;
-use std::sync::Arc;
 
 use super::district::{District, Life, Session};
 use super::event_loop::EventLoop;
 use super::image;
 use super::logs::{self, Log};
-use super::process::{self, Identity, Process};
+use super::process::{self, Process};
 use super::watched::{Due, Ready};
 use crate::api::event::{Event, EventKind, now_ms};
 use crate::api::info::{End, State};
@@ -120,7 +117,7 @@ impl EventLoop {
     }
 
     /// Makes the process a life of the district, and watches it.
-    fn enter(&mut self, slot: usize, mut process: Process, control: DaemonEnd) -> Result<()> {
+    pub fn enter(&mut self, slot: usize, mut process: Process, control: DaemonEnd) -> Result<()> {
         self.life_count += 1;
         let number = self.life_count;
         // Before it is a life: one whose end nobody hears of would never be over.
@@ -149,80 +146,6 @@ impl EventLoop {
         self.lives.insert(number, slot);
         self.timers.add(self.now + START_TIME, Due::Started(number));
         Ok(())
-    }
-
-    /// Takes over the vmm process that an earlier daemon has left, or starts the district again if there should be one.
-    pub fn adopt(&mut self, slot: usize) {
-        let socket = process::socket_path(self.host.directory.path(), self.slots[slot].id);
-        let found = Process::find(&socket);
-        let entered = match found {
-            Ok(Some((process, control))) => {
-                let wanted = self.slots[slot].record.wanted;
-                if wanted {
-                    self.already_started(slot);
-                }
-                let entered = self.enter(slot, process, control);
-                if !wanted {
-                    // The command that hosted it was killed, or its end was not recorded any more. It is not restarted.
-                    self.kill(slot, "it was to end with an earlier daemon".to_owned());
-                }
-                entered
-            }
-            Ok(None) => return self.start_over(slot, &socket),
-            Err(error) => {
-                log::warn!("district {}: its vmm process cannot be reached: {error}", self.slots[slot].name);
-                return self.start_over(slot, &socket);
-            }
-        };
-        if let Err(error) = entered {
-            log::error!("district {}: its vmm process cannot be taken over: {error:#}", self.slots[slot].name);
-            self.kill(slot, format!("it cannot be taken over: {error:#}"));
-        }
-    }
-
-    /// Makes sure that no vmm process of an earlier daemon is left, and starts the district again if there should be one.
-    /// One that is left and does not listen does not work, or does not want to be found.
-    fn start_over(&mut self, slot: usize, socket: &Path) {
-        let identity = self.host.store.process(&self.slots[slot].id.0);
-        if let Err(error) = identity.and_then(|identity| Ok(identity.map_or(Ok(()), Identity::kill)?)) {
-            return log::error!("district {}: its old vmm process may still run: {error:#}", self.slots[slot].name);
-        }
-        process::forget(socket);
-        self.start_if_wanted(slot);
-    }
-
-    /// Ends the vmm processes that earlier daemons have left and that are of no district in the catalogue.
-    pub fn end_strangers(&self) -> Result<()> {
-        let directory = self.host.directory.path();
-        let known: Vec<_> =
-            self.slots.iter().map(|(_, district)| process::socket_path(directory, district.id)).collect();
-        for socket in process::sockets(directory)?.iter().filter(|socket| !known.contains(socket)) {
-            if let Ok(Some((process, _))) = Process::find(socket) {
-                process.kill();
-            }
-            process::forget(socket);
-        }
-        Ok(())
-    }
-
-    /// Tells the supervisor of a start that an earlier daemon made.
-    fn already_started(&mut self, slot: usize) {
-        self.slots[slot].supervisor.start_requested(self.now);
-        self.slots[slot].supervisor.starting();
-    }
-
-    fn start_if_wanted(&mut self, slot: usize) {
-        let record = &self.slots[slot].record;
-        if !record.wanted || self.host.tied {
-            return;
-        }
-        if record.spec.restart.policy == Policy::Never {
-            let text = "it ended while no daemon was there".to_owned();
-            self.already_started(slot);
-            return self.life_over(slot, Ending::Killed, EventKind::Lost, None, text);
-        }
-        // What went wrong has become an event.
-        let _ = self.start_requested(slot);
     }
 
     /// The vmm process says something, or has closed the connection.
@@ -277,7 +200,8 @@ impl EventLoop {
         }
     }
 
-    fn running(&mut self, slot: usize, verb: &str) {
+    /// Its program runs, and people get to know it.
+    pub fn running(&mut self, slot: usize, verb: &str) {
         let district = &mut self.slots[slot];
         district.supervisor.started(self.now);
         if district.state == State::Starting {
@@ -290,28 +214,6 @@ impl EventLoop {
             // Whoever starts one may start another.
             self.stock.fill(&self.host);
         }
-    }
-
-    /// A district that runs on while the daemon is a new one.
-    fn resume(&mut self, slot: usize, id: [u8; 16], epoch: u64, window: Option<std::os::fd::OwnedFd>) -> Result<()> {
-        let directory = self.host.directory.path().to_owned();
-        let district = &mut self.slots[slot];
-        anyhow::ensure!(
-            id == district.id.0 && epoch == district.epoch,
-            "its vmm process runs epoch {epoch} of another life; the catalogue knows epoch {}",
-            district.epoch
-        );
-        let size = district.record.spec.window;
-        let life = district.life.as_mut().context("it has no vmm process")?;
-        anyhow::ensure!(life.window.is_none(), "its vmm process says hello twice");
-        life.window = Some(Arc::new(Window::map(window.context("it does not pass on its window")?, size)?));
-        if district.log.is_none() {
-            district.log = Some(Log::open(&directory, &district.name).context("its log cannot be opened")?);
-        }
-        let reserved = self.host.store.reserve_serials(&id)?;
-        self.begin_session(slot, reserved)?;
-        self.running(slot, "taken over");
-        Ok(())
     }
 
     /// Ends a life that cannot go on. That it has ended is heard later.
@@ -413,7 +315,8 @@ impl EventLoop {
         self.life_over(slot, ending, kind, code, text);
     }
 
-    fn life_over(&mut self, slot: usize, ending: Ending, kind: EventKind, exit_code: Option<u8>, text: String) {
+    /// A life is over; decides whether another one follows.
+    pub fn life_over(&mut self, slot: usize, ending: Ending, kind: EventKind, exit_code: Option<u8>, text: String) {
         let stopping = self.slots[slot].state == State::Stopping;
         let action = self.slots[slot].supervisor.ended(self.now, ending);
         let district = &mut self.slots[slot];

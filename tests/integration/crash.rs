@@ -253,6 +253,21 @@ fn a_vmm_process_that_is_frozen_holds_up_nobody() {
     assert!(!is_alive(pid));
 }
 
+#[test]
+fn a_stop_wins_over_a_restart_that_was_asked_for_before() {
+    needs_kvm!();
+    let host = Host::with("[districts.a]\nimage = 'idle'");
+    // It takes a second until a frozen one is over.
+    send(host.running("a").pid.unwrap(), Signal::STOP);
+    std::thread::scope(|scope| {
+        let restart = scope.spawn(|| host.ok(&["restart", "a"]));
+        host.until("a", "is being restarted", |info| info.state == State::Stopping);
+        assert_eq!(host.ok(&["stop", "a"]), "a  stopped (epoch 1)\n");
+        assert_eq!(restart.join().unwrap(), "a  stopped (epoch 1)\n");
+    });
+    assert_eq!(host.info("a").state, State::Stopped);
+}
+
 /// Three servers, and callers with many calls under way to each.
 fn load() -> String {
     let restart = "restart = { policy = 'always', backoff = '5ms', backoff-max = '20ms', intensity = 1000 }";

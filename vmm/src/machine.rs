@@ -82,14 +82,14 @@ fn host(what: &'static str) -> impl Fn(errno::Error) -> BuildError {
     move |source| BuildError::Host { what, source }
 }
 
-/// A virtual machine with a processor and doorbells, and no memory: all that can be made before it is known which
+/// A virtual machine with a processor, and no memory or doorbells: all that can be made before it is known which
 /// district it is going to be, which takes KVM longer than the rest.
 pub struct Blank {
     vcpu: VcpuFd,
     cpuid: Cpuid,
     events: Arc<Events>,
     kick: Arc<Kick>,
-    // Closed last: doorbells are in it, and later memory slots.
+    // Closed last: memory slots and doorbells are going to be in it.
     vm: VmFd,
 }
 
@@ -101,10 +101,6 @@ impl Blank {
         // Both before the first vCPU (Linux `Documentation/virt/kvm/api.rst`).
         vm.set_identity_map_address(KVM_PRIVATE_BASE).map_err(host("place kvm's identity map"))?;
         vm.set_tss_address(address(KVM_PRIVATE_BASE + PAGE_SIZE)).map_err(host("place kvm's task state segment"))?;
-        for (kick, queue) in events.kicks.iter().zip(0..u32::from(QUEUE_COUNT)) {
-            vm.register_ioevent(kick, &IoEventAddress::Mmio(DEVICE_BASE + u64::from(register::QUEUE_NOTIFY)), queue)
-                .map_err(host("connect a doorbell"))?;
-        }
         let vcpu = vm.create_vcpu(0).map_err(host("make a virtual processor"))?;
         registers::prepare(&vcpu, &cpuid)?;
         // SAFETY: `borrow_raw` wants a descriptor that stays open during the call: it is `vcpu`'s.
@@ -114,7 +110,8 @@ impl Blank {
         Ok(Self { vcpu, cpuid, events, kick: Arc::new(kick), vm })
     }
 
-    fn give_memory(&self, ram: &Ram, window: &Window) -> Result<(), BuildError> {
+    /// Memory and doorbells, in this order.
+    fn connect(&self, ram: &Ram, window: &Window) -> Result<(), BuildError> {
         for (slot, guest_phys_addr, memory_size, userspace_addr) in
             [(0, RAM_BASE, ram.size(), ram.host_address()), (1, WINDOW_BASE, window.size(), window.host_address())]
         {
@@ -123,6 +120,12 @@ impl Blank {
             // holds no references to: RAM and window are mappings that the vCPU's thread keeps alive, and they are only
             // ever accessed by copying.
             unsafe { self.vm.set_user_memory_region(region) }.map_err(host("give the guest its memory"))?;
+        }
+        // After the slots: connecting one leaves KVM something to free later, and for milliseconds a slot waits for that.
+        for (kick, queue) in self.events.kicks.iter().zip(0..u32::from(QUEUE_COUNT)) {
+            self.vm
+                .register_ioevent(kick, &IoEventAddress::Mmio(DEVICE_BASE + u64::from(register::QUEUE_NOTIFY)), queue)
+                .map_err(host("connect a doorbell"))?;
         }
         Ok(())
     }
@@ -159,7 +162,7 @@ impl Machine {
         start.check()?;
         let (space, entry, ram) = prepare_memory(start, &blank.cpuid, &parts.program)?;
         let window = Window::map(parts.window, start.window)?;
-        blank.give_memory(&ram, &window)?;
+        blank.connect(&ram, &window)?;
         let Blank { vcpu: fd, cpuid, events, kick, vm } = blank;
         registers::enter(&fd, &cpuid, space.tables.start, entry, space.stack.end)?;
         let clock = start_clock(&fd)?;
