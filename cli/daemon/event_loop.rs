@@ -15,6 +15,7 @@ use district_vmm::features::Standby;
 
 use super::clock::Clock;
 use super::district::District;
+use super::life_file::{self, LifeFile};
 use super::stock::Stock;
 use super::store::Store;
 use super::traffic::Pending;
@@ -143,10 +144,17 @@ impl EventLoop {
         }
         for (name, record) in self.host.store.districts()? {
             let name = Name::new(&name).map_err(|wrong| anyhow::anyhow!("the catalogue is damaged: {}", wrong.what))?;
-            let epoch = self.host.store.epoch(&record.id)?;
+            let lives = LifeFile::open(self.host.directory.path(), DistrictId(record.id));
+            // One that is damaged is this district's trouble, and is told whoever starts it.
+            let epoch = lives.map(|lives| lives.epoch()).unwrap_or_else(|error| {
+                log::error!("district {name}: {error:#}");
+                0
+            });
             self.add_district(District::new(name, record, epoch));
         }
         self.end_strangers()?;
+        let known = self.ids.keys().map(DistrictId::to_string).collect();
+        life_file::remove_strangers(self.host.directory.path(), &known);
         for slot in self.slots.numbers() {
             self.adopt(slot);
         }

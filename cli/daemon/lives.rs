@@ -14,6 +14,7 @@ use district_vmm::report::Ended;
 use super::district::{District, Life, Session};
 use super::event_loop::EventLoop;
 use super::image;
+use super::life_file::LifeFile;
 use super::logs::{self, Log};
 use super::process::{self, Process};
 use super::watched::{Due, Ready};
@@ -86,8 +87,6 @@ impl EventLoop {
     fn try_start(&mut self, slot: usize, reason: StartReason) -> Result<()> {
         let directory = self.host.directory.path().to_owned();
         let district = &mut self.slots[slot];
-        // What a command hosts ends with it, however that ends; no later daemon is to start it.
-        district.record.wanted = !self.host.tied;
         if district.log.is_none() {
             district.log = Some(Log::open(&directory, &district.name).context("its log cannot be opened")?);
         }
@@ -99,7 +98,7 @@ impl EventLoop {
         let life = district.life.as_ref().context("it has no vmm process")?;
         life.process.limit(district.record.spec.memory).context("its vmm process cannot be limited")?;
         let identity = life.process.identity().context("its vmm process has no identity")?;
-        let beginning = self.host.store.begin_life(district.name.as_str(), &district.record, &identity)?;
+        let beginning = LifeFile::open(&directory, district.id)?.begin_life(identity)?;
         let window = super::sessions::new_window(district.record.spec.window)?;
         let start = start_message(district, reason, beginning.epoch());
         let life = district.life.as_mut().context("it has no vmm process")?;
@@ -109,7 +108,9 @@ impl EventLoop {
         let reserved = beginning.commit()?;
         district.epoch = reserved.epoch;
         life.control.run()?;
-        match self.begin_session(slot, reserved) {
+        let begun = self.begin_session(slot, reserved);
+        self.wanted(slot);
+        match begun {
             // A short program has ended already. How is heard next.
             Err(error) if matches!(error.downcast_ref(), Some(control::ControlError::Closed)) => Ok(()),
             begun => begun,
@@ -271,6 +272,16 @@ impl EventLoop {
         self.save(slot);
     }
 
+    /// Remembers that it is to run: while its program begins, and before anybody hears that it has.
+    fn wanted(&mut self, slot: usize) {
+        // What a command hosts ends with it, however that ends; no later daemon is to start it.
+        let wanted = !self.host.tied;
+        if self.slots[slot].record.wanted != wanted {
+            self.slots[slot].record.wanted = wanted;
+            self.save(slot);
+        }
+    }
+
     fn save(&mut self, slot: usize) {
         let district = &self.slots[slot];
         if let Err(error) = self.host.store.put_district(district.name.as_str(), &district.record) {
@@ -335,6 +346,7 @@ impl EventLoop {
         match action {
             Action::StartAt(at) => {
                 self.timers.add(at, Due::Restart(slot));
+                self.save(slot);
                 let wait = at.saturating_sub(self.now) / 1_000_000;
                 self.publish(&Event::now(
                     EventKind::Restarting,

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::district::{District, Waiting};
 use super::event_loop::EventLoop;
 use super::store::Record;
-use super::{image, inspection, logs, traffic};
+use super::{image, inspection, life_file, logs, traffic};
 use crate::api::command::{Command, Leave, LogRequest, Reply};
 use crate::api::event::{Event, EventKind};
 use crate::api::info::{DistrictInfo, State};
@@ -141,6 +141,7 @@ impl EventLoop {
             let district = &mut self.slots[slot];
             if district.life.is_none() && district.record.spec != spec {
                 let (record, epoch) = (Record { spec, ..district.record.clone() }, district.epoch);
+                self.host.store.put_district(name.as_str(), &record).map_err(|error| failed(format!("{error:#}")))?;
                 *district = District::new(name, record, epoch);
             }
             return Ok(slot);
@@ -214,6 +215,7 @@ impl EventLoop {
         self.core.detach(self.now, id, district_protocol::status::Reason::Destroyed, 0);
         self.carry_out();
         logs::remove(self.host.directory.path(), &name);
+        life_file::remove(self.host.directory.path(), id);
         self.drop_district(slot);
         self.publish(&Event::now(EventKind::Removed, name, epoch, State::Stopped, "removed"));
         Ok(())

@@ -9,6 +9,7 @@ use district_protocol::frame::CompletionHeader;
 use district_protocol::status::Status;
 
 use super::event_loop::EventLoop;
+use super::life_file::LifeFile;
 use super::watched::Due;
 
 /// Requests taken from one district, or deliveries made to it, before it is the next one's turn.
@@ -156,7 +157,7 @@ impl EventLoop {
             return;
         }
         let id = self.slots[slot].id;
-        match self.host.store.reserve_serials(&id.0) {
+        match LifeFile::open(self.host.directory.path(), id).and_then(LifeFile::reserve_serials) {
             Ok(reserved) => self.core.serials_reserved(id, reserved.serials),
             Err(error) => {
                 log::error!("no handle serials for district {}: {error:#}", self.slots[slot].name);
