@@ -1,0 +1,5 @@
+//! Tests of the store through its public API: one module a subject.
+
+mod support;
+
+mod files;
