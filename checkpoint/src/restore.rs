@@ -157,6 +157,16 @@ impl<F: Storage> Restore<F> {
         self.image.as_ref().map(|_| pages_offset(self.memory_size))
     }
 
+    /// Reads all of the image, and checks every page that counts against the table. What [`Restore::apply`] hands out is
+    /// checked by itself.
+    pub fn verify_image(&self, progress: &mut Progress<'_>) -> Result<(), Error> {
+        match (&self.image, &self.unsettled) {
+            (None, _) => Ok(()),
+            (Some(image), None) => image.verify(&|_| false, progress),
+            (Some(image), Some(unsettled)) => image.verify(&|page| unsettled.covers(page), progress),
+        }
+    }
+
     /// Hands out every page that is not as in the image, or not zero where there is none, each exactly once and its data
     /// checked. One pass over the log; batches of which later ones have replaced everything are not read.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<(), Error> {

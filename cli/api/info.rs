@@ -80,6 +80,31 @@ pub struct DistrictInfo {
     pub last_end: Option<End>,
 }
 
+/// A checkpoint of a district.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointInfo {
+    /// Its number.
+    pub generation: u64,
+    /// The one that it builds on; 0: none.
+    pub parent: u64,
+    /// The life that it was taken in.
+    pub epoch: u64,
+    /// When, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// Pages that it has with data; 0 if only the image has it.
+    pub data_pages: u64,
+    /// Pages that had become zero.
+    pub zero_pages: u64,
+    /// Bytes that it takes in the log; 0 if only the image has it.
+    pub bytes: u64,
+    /// Whether a district can begin from it.
+    pub restorable: bool,
+    /// Microseconds for which the district stood still, if this daemon was told.
+    pub pause_us: Option<u64>,
+    /// Microseconds until it was durable, if this daemon was told.
+    pub total_us: Option<u64>,
+}
+
 /// A key that a district holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyInfo {

@@ -44,6 +44,9 @@ pub struct Spec {
     /// What it finds in its directory, by name.
     #[serde(default)]
     pub grants: BTreeMap<String, Grant>,
+    /// Whether, and when, checkpoints are taken; none: never.
+    #[serde(default)]
+    pub checkpoints: Option<Checkpoints>,
     /// Where it differs from the limits that every district has.
     #[serde(default)]
     pub limits: Limits,
@@ -70,6 +73,7 @@ impl Spec {
             publishes: Vec::new(),
             bootstrap: None,
             grants: BTreeMap::new(),
+            checkpoints: None,
             limits: Limits::default(),
         }
     }
@@ -89,6 +93,7 @@ impl Spec {
         rules::window(self.window)?;
         rules::arguments(&self.arguments)?;
         self.restart.check()?;
+        self.checkpoints.iter().try_for_each(Checkpoints::check)?;
         rules::names("published names", self.publishes.len())?;
         rules::names("grants", self.grants.len())?;
         for (index, name) in self.publishes.iter().enumerate() {
@@ -176,6 +181,37 @@ impl Restart {
         }
         if self.intensity == 0 {
             return Err(Wrong::new("intensity is 0", "write `policy = \"never\"` for no restart at all"));
+        }
+        Ok(())
+    }
+}
+
+/// When checkpoints are taken of a district, beside those that somebody asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Checkpoints {
+    /// So often, if the program has run meanwhile.
+    #[serde(with = "milliseconds::option", rename = "every_ms", skip_serializing_if = "Option::is_none")]
+    pub every: Option<Duration>,
+    /// When so many pages have been written to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_pages: Option<u64>,
+    /// Whether it is started with fresh memory if its newest checkpoint, and the one before, make it fail.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cold_restart: bool,
+}
+
+impl Checkpoints {
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// One is out of range.
+    pub fn check(&self) -> Result<(), Wrong> {
+        if let Some(every) = self.every {
+            rules::duration("every", every)?;
+        }
+        if self.dirty_pages == Some(0) {
+            return Err(Wrong::new("dirty-pages is 0", "leave it out if pages shall not be counted"));
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use district_vmm::features::Standby;
 
 use super::clock::Clock;
 use super::district::District;
+use super::jobs::Jobs;
 use super::life_file::{self, LifeFile};
 use super::stock::Stock;
 use super::store::Store;
@@ -102,6 +103,7 @@ pub struct EventLoop {
     pub touched: Pending,
     pub feeds: Vec<Feed>,
     pub stock: Stock,
+    pub jobs: Jobs,
     /// Set when the daemon is to end.
     pub ending: Option<(Leave, Vec<Reply<()>>)>,
 }
@@ -112,6 +114,8 @@ impl EventLoop {
         let clock = Clock::new();
         let watched = Watched::new().context("no epoll can be had")?;
         watched.add(host.inbox.as_raw_fd(), Ready::Inbox)?;
+        let jobs = Jobs::new().context("no eventfd can be had")?;
+        watched.add(jobs.as_raw_fd(), Ready::Jobs)?;
         super::process::make_directory(host.directory.path())
             .with_context(|| format!("{}: cannot be made", host.directory.path().join("run").display()))?;
         let mut event_loop = EventLoop {
@@ -132,6 +136,7 @@ impl EventLoop {
             touched: Pending::default(),
             feeds: Vec::new(),
             stock: Stock::default(),
+            jobs,
             ending: None,
         };
         event_loop.take_in_catalogue()?;
@@ -218,6 +223,11 @@ impl EventLoop {
                 let commands: Vec<_> = self.host.inbox.take().collect();
                 for command in commands {
                     self.command(command);
+                }
+            }
+            Ready::Jobs => {
+                for then in self.jobs.take() {
+                    then(self);
                 }
             }
             Ready::Control(life) => self.control_ready(life),

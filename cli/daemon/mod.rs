@@ -6,15 +6,19 @@
 //! people. [`store`] and [`life_file`] are what outlives it. The API server ([`crate::api::server`]) is a thread of its own.
 
 mod adoption;
+mod checkpoints;
 mod clock;
 mod district;
 mod event_loop;
 mod grants;
 mod image;
 mod inspection;
+mod jobs;
 mod life_file;
 mod lives;
 mod logs;
+mod memory;
+mod migration;
 mod process;
 mod requests;
 mod sessions;

@@ -78,6 +78,8 @@ pub enum Beginning {
         image: bool,
         /// How many segments of the log there are, at most [`SEGMENTS_MAX`].
         segments: u32,
+        /// Whether each page of the image is to be compared with its table first, which takes as long as reading it.
+        verify: bool,
     },
 }
 
@@ -156,7 +158,7 @@ impl Start {
     fn descriptors(&self) -> usize {
         let memory = match self.from {
             Beginning::Program => 1,
-            Beginning::Checkpoint { image, segments } => {
+            Beginning::Checkpoint { image, segments, .. } => {
                 usize::from(image) + usize::try_from(segments).unwrap_or(FDS_MAX).min(FDS_MAX)
             }
         };

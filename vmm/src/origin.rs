@@ -59,6 +59,8 @@ pub enum Origin {
     Checkpoint {
         /// The lineage's image, if it has one.
         image: Option<File>,
+        /// Whether all of the image is to be checked.
+        verify: bool,
         /// The segments of its log, in order.
         segments: Vec<File>,
     },
@@ -85,7 +87,14 @@ impl Memory {
     pub(crate) fn new(start: &Start, cpuid: &Cpuid, origin: Origin) -> Result<Self, BuildError> {
         match origin {
             Origin::Program(program) => Self::load(start, cpuid, &program),
-            Origin::Checkpoint { image, segments } => Self::restore(start, cpuid, image, segments),
+            Origin::Checkpoint { image, verify, segments } => {
+                let for_mapping = image.as_ref().map(File::try_clone).transpose().map_err(RestoreError::File)?;
+                let restore = Restore::plan(image, segments, start.generation).map_err(RestoreError::from)?;
+                if verify {
+                    restore.verify_image(&mut |_, _| ()).map_err(RestoreError::from)?;
+                }
+                Self::restore(start, cpuid, &restore, for_mapping)
+            }
         }
     }
 
@@ -109,11 +118,9 @@ impl Memory {
     fn restore(
         start: &Start,
         cpuid: &Cpuid,
+        restore: &Restore<File>,
         image: Option<File>,
-        segments: Vec<File>,
     ) -> Result<Self, BuildError> {
-        let for_mapping = image.as_ref().map(File::try_clone).transpose().map_err(RestoreError::File)?;
-        let restore = Restore::plan(image, segments, start.generation).map_err(RestoreError::from)?;
         same_size("memory", restore.memory_size(), start.memory)?;
         let state = MachineState::decode(restore.state(), start.memory).map_err(RestoreError::from)?;
         let missing = state.cpuid.beyond(cpuid);
@@ -122,7 +129,7 @@ impl Memory {
         }
         same_size("window", state.layout.window, start.window)?;
         check_end(state.layout.tables.end, cpuid)?;
-        let ram = match (for_mapping, restore.pages_offset()) {
+        let ram = match (image, restore.pages_offset()) {
             (Some(image), Some(offset)) => Ram::map(start.memory, image, offset)?,
             _ => Ram::new(start.memory)?,
         };

@@ -82,6 +82,9 @@ fn take_over() -> Result<OwnedFd, ProcessError> {
     }
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(host("hide from debuggers"))?;
     rustix::thread::set_no_new_privs(true).map_err(host("give up privileges"))?;
+    // A log that has grown too long is an error of the write, and not the end of the guest.
+    // SAFETY: `signal` with `SIG_IGN` installs no code.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     // If the host runs out of memory a district goes, and not its daemon. Where that cannot be said, nothing is lost.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     // SAFETY: `from_raw_fd` wants a descriptor that nobody else owns: the parent left it to us. Should it be missing,
@@ -486,9 +489,9 @@ impl Files {
         let log = if start.checkpoints.is_some() { Some(fds.next()?) } else { None };
         let origin = match start.from {
             control::Beginning::Program => Origin::Program(fds.next()?.into()),
-            control::Beginning::Checkpoint { image, .. } => {
+            control::Beginning::Checkpoint { image, verify, .. } => {
                 let image = if image { Some(fds.next()?.into()) } else { None };
-                Origin::Checkpoint { image, segments: fds.by_ref().map(File::from).collect() }
+                Origin::Checkpoint { image, verify, segments: fds.by_ref().map(File::from).collect() }
             }
         };
         fds.next().is_none().then_some(Self { window, log, origin })

@@ -105,11 +105,11 @@ impl Lives {
             reason: StartReason::Crash as u32,
             generation,
             checkpoints: Some(plan),
-            from: Beginning::Checkpoint { image: false, segments: 1 },
+            from: Beginning::Checkpoint { image: false, segments: 1, verify: true },
             ..self.start.clone()
         };
         let log = segment(&self.path(self.segments), &start, self.segments, newest);
-        Subject::new(&start, Origin::Checkpoint { image: None, segments: files }, log)
+        Subject::new(&start, Origin::Checkpoint { image: None, verify: true, segments: files }, log)
     }
 }
 
@@ -266,7 +266,7 @@ fn a_checkpoint_is_of_one_instant() {
 fn restored(lives: &mut Lives, generation: u64) -> Guest {
     let files = (1..=lives.segments).map(|number| File::open(lives.path(number)).unwrap()).collect::<Vec<_>>();
     let start = Start { generation, ..lives.start.clone() };
-    Guest::from(&start, Origin::Checkpoint { image: None, segments: files }).unwrap()
+    Guest::from(&start, Origin::Checkpoint { image: None, verify: true, segments: files }).unwrap()
 }
 
 #[test]
@@ -356,7 +356,7 @@ fn sizes_and_generations_that_do_not_fit_are_refused() {
     let refused = |change: &dyn Fn(&mut Start)| {
         let mut start = Start { generation, ..lives.start.clone() };
         change(&mut start);
-        let origin = Origin::Checkpoint { image: None, segments: vec![File::open(lives.path(1)).unwrap()] };
+        let origin = Origin::Checkpoint { image: None, verify: true, segments: vec![File::open(lives.path(1)).unwrap()] };
         Guest::from(&start, origin).err().map(|error| error.to_string())
     };
     assert_eq!(refused(&|_| {}), None);
