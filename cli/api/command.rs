@@ -1,12 +1,14 @@
 //! What the API server asks of the event loop.
 
+use std::path::PathBuf;
 use tokio::sync::oneshot;
 
 use super::event::Event;
 use super::feed::Feed;
-use super::info::{DistrictInfo, KeyInfo};
+use super::info::{CheckpointInfo, DistrictInfo, KeyInfo};
 use super::name::Name;
 use super::refusal::Refusal;
+use super::snapshot::{Beginning, CloneRequest, FileRequest, SnapshotInfo, Tag};
 use super::spec::Spec;
 
 /// Where the answer to one command goes. Dropping it answers that the daemon is shutting down.
@@ -43,12 +45,28 @@ pub enum Command {
     /// where one is refused. One that runs with the very same spec is left alone; one that runs with another spec is a
     /// conflict. Answered, in the order of the specs, when all are made; they may still be starting.
     Start(Vec<Spec>, Reply<Vec<DistrictInfo>>),
-    /// Start a known district that is not running.
-    StartExisting(Name, Reply<DistrictInfo>),
+    /// Start a known district that is not running, with this memory.
+    StartExisting(Name, Beginning, Reply<DistrictInfo>),
     /// End a district. Answered when it has ended; at once if it is not running.
     Stop(Name, Reply<DistrictInfo>),
-    /// End a district and start it in a new epoch. Answered as `Start` is.
-    Restart(Name, Reply<DistrictInfo>),
+    /// End a district and start it in a new epoch, with this memory. Answered as `Start` is.
+    Restart(Name, Beginning, Reply<DistrictInfo>),
+    /// Take a checkpoint of a running district. Answered when it is durable.
+    Checkpoint(Name, Reply<CheckpointInfo>),
+    /// The checkpoints that a district has, by number.
+    Checkpoints(Name, Reply<Vec<CheckpointInfo>>),
+    /// Keep a district's memory as it is now, or was at its last checkpoint, under a name. Answered when it is durable.
+    Snapshot(Name, Option<Tag>, Reply<SnapshotInfo>),
+    /// The snapshots of one district, or of all.
+    Snapshots(Option<Name>, Reply<Vec<SnapshotInfo>>),
+    /// Forget a snapshot. Clones of it stay as they are.
+    RemoveSnapshot(Name, Tag, Reply<()>),
+    /// Make and start a district that is like another one, or a snapshot of it, and has an identity of its own.
+    Clone(Name, CloneRequest, Reply<DistrictInfo>),
+    /// Write a snapshot to a new file that another host can import.
+    Export(Name, Tag, PathBuf, Reply<SnapshotInfo>),
+    /// Make a district of such a file; it is not started.
+    Import(FileRequest, Reply<DistrictInfo>),
     /// Forget a district that is not running: its epochs, checkpoints and log.
     Remove(Name, Reply<()>),
     /// All districts, by name.

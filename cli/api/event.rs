@@ -24,6 +24,8 @@ pub enum EventKind {
     Failed,
     /// A checkpoint of it could not be taken; it goes on.
     CheckpointFailed,
+    /// How far something is that takes long.
+    Progress,
     /// Somebody ended it.
     Stopped,
     /// It is not in the daemon's list any more.

@@ -81,7 +81,7 @@ pub struct DistrictInfo {
 }
 
 /// A checkpoint of a district.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointInfo {
     /// Its number.
     pub generation: u64,

@@ -29,6 +29,21 @@ impl Default for Requests {
     }
 }
 
+fn info(taken: &Checkpointed, epoch: u64) -> CheckpointInfo {
+    CheckpointInfo {
+        generation: taken.generation,
+        parent: taken.parent,
+        epoch,
+        time_ms: taken.time / 1_000_000,
+        data_pages: taken.data_pages,
+        zero_pages: taken.zero_pages,
+        bytes: taken.bytes,
+        restorable: true,
+        pause_us: Some(taken.pause / 1000),
+        total_us: Some(taken.total / 1000),
+    }
+}
+
 impl EventLoop {
     /// Has a checkpoint taken, and `then` done.
     pub fn take_checkpoint(&mut self, slot: usize, then: WhenTaken) {
@@ -114,6 +129,27 @@ impl EventLoop {
         let event =
             Event::now(EventKind::CheckpointFailed, district.name.clone(), district.epoch, district.state, text);
         self.publish(&event);
+    }
+
+    /// Takes a checkpoint because somebody asks for it.
+    pub fn checkpoint_by_request(&mut self, slot: usize, reply: Reply<CheckpointInfo>) {
+        self.take_checkpoint(
+            slot,
+            Box::new(|event_loop, slot, taken| {
+                let district = &event_loop.slots[slot];
+                let name = &district.name;
+                let answer = taken.map_err(|error| {
+                    Refusal::new(RefusalKind::Conflict, format!("no checkpoint of district `{name}`: {error}"))
+                        .remedy("see `district ps`, and `checkpoints` in its manifest")
+                });
+                let found = |generation| district.memory.taken.iter().rev().find(|it| it.generation == generation);
+                reply.send(answer.map(|generation| match found(generation) {
+                    Some(taken) => info(taken, district.epoch),
+                    // It was taken before this daemon came, and nothing has happened since.
+                    None => CheckpointInfo { generation, epoch: district.epoch, ..CheckpointInfo::default() },
+                }));
+            }),
+        );
     }
 
     /// Answers which checkpoints a district has.

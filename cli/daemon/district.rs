@@ -16,6 +16,7 @@ use super::store::Record;
 use crate::api::command::Reply;
 use crate::api::info::{DistrictInfo, State};
 use crate::api::name::Name;
+use crate::api::snapshot::Beginning;
 use crate::api::spec::Target;
 
 /// A district of the catalogue.
@@ -34,8 +35,10 @@ pub struct District {
     /// Who waits for the end of the present life.
     pub waiting: Vec<Waiting>,
     pub memory: Memory,
-    /// What its next life is to begin with.
+    /// What its next life is to begin with, by how the last one ended.
     pub next_memory: Wanted,
+    /// What somebody wants it to begin with.
+    pub beginning: Beginning,
 }
 
 /// What somebody wants when a life has ended.
@@ -119,6 +122,7 @@ impl District {
             waiting: Vec::new(),
             memory: Memory::default(),
             next_memory: Wanted::Newest,
+            beginning: Beginning::Newest,
             record,
         }
     }

@@ -100,7 +100,7 @@ impl EventLoop {
         if district.log.is_none() {
             district.log = Some(Log::open(&directory, &district.name).context("its log cannot be opened")?);
         }
-        let origin = self.origin(slot)?;
+        let (origin, reason) = self.origin(slot, reason)?;
         let district = &mut self.slots[slot];
         let image = match origin.beginning {
             Beginning::Program => Some(image::open_program(&district.record.spec.image)?),

@@ -12,12 +12,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use district_broker::DistrictId;
 use district_checkpoint::{Depth, Folder, HOME, Lineage, RestoreFiles};
-use district_vmm::control::{Beginning, Checkpointed, Checkpoints, SEGMENTS_MAX};
+use district_protocol::boot::StartReason;
+use district_vmm::control::{Beginning as From, Checkpointed, Checkpoints, SEGMENTS_MAX};
 use district_vmm::report::Ended;
 
 use super::event_loop::EventLoop;
 use super::jobs::FileLock;
 use super::life_file;
+use crate::api::snapshot::Beginning;
 use crate::api::spec;
 
 /// Checkpoints of which times and sizes are remembered.
@@ -44,8 +46,8 @@ pub struct Seal {
     changed: (i64, i64),
 }
 
-impl From<&Metadata> for Seal {
-    fn from(metadata: &Metadata) -> Seal {
+impl Seal {
+    fn of(metadata: &Metadata) -> Seal {
         let changed = (metadata.ctime(), metadata.ctime_nsec());
         Seal { inode: metadata.ino(), size: metadata.size(), changed }
     }
@@ -74,7 +76,7 @@ pub enum Wanted {
 /// Files and numbers that a life begins with.
 pub struct Origin {
     /// What its memory begins with.
-    pub beginning: Beginning,
+    pub beginning: From,
     /// The checkpoint; 0: none.
     pub generation: u64,
     /// When it was taken, in nanoseconds since 1970; 0: none.
@@ -85,6 +87,8 @@ pub struct Origin {
     files: Vec<File>,
     /// A segment for its own checkpoints, and when to take them.
     pub log: Option<(File, Checkpoints)>,
+    /// Whether no life of this district has been there before.
+    pub is_copy: bool,
     /// Of the image, if it is verified by the life's beginning.
     pub seal: Option<Seal>,
 }
@@ -93,7 +97,16 @@ impl Origin {
     /// Of a district that has no checkpoints.
     pub fn fresh() -> Origin {
         let files = Vec::new();
-        Origin { beginning: Beginning::Program, generation: 0, time: 0, epoch: 0, files, log: None, seal: None }
+        Origin {
+            beginning: From::Program,
+            generation: 0,
+            time: 0,
+            epoch: 0,
+            files,
+            log: None,
+            is_copy: false,
+            seal: None,
+        }
     }
 
     /// The checkpoint's files.
@@ -154,6 +167,10 @@ impl Memory {
             let info = lineage.generations().into_iter().find(|info| info.stamp.generation == generation);
             let stamp = info.context("the checkpoint is not there any more")?.stamp;
             (origin.generation, origin.time, origin.epoch) = (generation, stamp.time, stamp.epoch);
+            let copied = |image: district_checkpoint::ImageInfo| {
+                image.lineage != id.0 && image.stamp.generation == generation
+            };
+            origin.is_copy = lineage.image().is_some_and(copied);
             self.open(&mut origin, files)?;
         }
         let next_generation = lineage.next_generation().context("its checkpoints have used up all numbers")?;
@@ -171,8 +188,8 @@ impl Memory {
     }
 
     fn open(&self, origin: &mut Origin, files: RestoreFiles<File>) -> Result<()> {
-        let seal = files.image.as_ref().map(File::metadata).transpose()?.as_ref().map(Seal::from);
-        origin.beginning = Beginning::Checkpoint {
+        let seal = files.image.as_ref().map(File::metadata).transpose()?.as_ref().map(Seal::of);
+        origin.beginning = From::Checkpoint {
             image: files.image.is_some(),
             segments: u32::try_from(files.segments.len())?,
             verify: seal.is_some() && seal != self.verified,
@@ -213,7 +230,7 @@ pub fn new_segment(state: &Path, id: DistrictId, memory: u64) -> Result<File> {
 
 /// Seal of a lineage's own image, if it has one.
 pub fn seal_of_home(state: &Path, id: DistrictId) -> Option<Seal> {
-    std::fs::metadata(directory(state, id).join(HOME)).ok().as_ref().map(Seal::from)
+    std::fs::metadata(directory(state, id).join(HOME)).ok().as_ref().map(Seal::of)
 }
 
 /// A district that fails so soon after it went on from a checkpoint fails because of it: nanoseconds.
@@ -221,12 +238,31 @@ const SOON: u64 = 10_000_000_000;
 
 impl EventLoop {
     /// What the next life of a district begins with.
-    pub fn origin(&mut self, slot: usize) -> Result<Origin> {
+    pub fn origin(&mut self, slot: usize, reason: StartReason) -> Result<(Origin, StartReason)> {
         let district = &mut self.slots[slot];
-        let Some(policy) = district.record.spec.checkpoints else { return Ok(Origin::fresh()) };
-        let wanted = std::mem::replace(&mut district.next_memory, Wanted::Newest);
+        let beginning = std::mem::take(&mut district.beginning);
+        let chosen = std::mem::replace(&mut district.next_memory, Wanted::Newest);
+        let Some(policy) = district.record.spec.checkpoints else { return Ok((Origin::fresh(), reason)) };
+        let wanted = match &beginning {
+            Beginning::Newest => chosen,
+            Beginning::Cold => Wanted::Fresh,
+            Beginning::Generation(generation) => Wanted::Generation(*generation),
+            Beginning::Tag(tag) => {
+                self.go_back(slot, tag)?;
+                Wanted::Newest
+            }
+        };
+        let district = &self.slots[slot];
         let (state, memory) = (self.host.directory.path(), district.record.spec.memory);
-        district.memory.prepare(state, district.id, memory, &policy, wanted).context("its memory")
+        let origin = district.memory.prepare(state, district.id, memory, &policy, wanted).context("its memory")?;
+        let reason = match beginning {
+            _ if origin.generation == 0 => reason,
+            _ if origin.is_copy => StartReason::Clone,
+            Beginning::Generation(_) | Beginning::Tag(_) => StartReason::RollBack,
+            _ if reason == StartReason::Cold => StartReason::Requested,
+            _ => reason,
+        };
+        Ok((origin, reason))
     }
 
     /// Decides by how a life has ended what the next one begins with (semantics, section 11).

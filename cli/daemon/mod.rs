@@ -8,6 +8,7 @@
 mod adoption;
 mod checkpoints;
 mod clock;
+mod copies;
 mod district;
 mod event_loop;
 mod grants;
@@ -22,6 +23,7 @@ mod migration;
 mod process;
 mod requests;
 mod sessions;
+mod snapshots;
 mod stock;
 mod store;
 mod traffic;

@@ -21,7 +21,13 @@ impl EventLoop {
                 let answer = self.start_all(specs);
                 reply.send(answer);
             }
-            Command::StartExisting(name, reply) => {
+            Command::StartExisting(name, from, reply) => {
+                if let Some(slot) = self.names.get(&name).copied()
+                    && self.slots[slot].life.is_none()
+                    && let Err(refusal) = self.begin_with(slot, from)
+                {
+                    return reply.send(Err(refusal));
+                }
                 if let Some(slot) = self.names.get(&name).copied()
                     && self.slots[slot].state == State::Stopping
                 {
@@ -39,10 +45,42 @@ impl EventLoop {
                 Ok(slot) => self.stop_by_request(slot, Waiting::Stopped(reply)),
                 Err(refusal) => reply.send(Err(refusal)),
             },
-            Command::Restart(name, reply) => match self.find(&name) {
+            Command::Restart(name, from, reply) => match self.find(&name).and_then(|slot| {
+                self.begin_with(slot, from)?;
+                Ok(slot)
+            }) {
                 Ok(slot) => self.stop_by_request(slot, Waiting::Restart(reply)),
                 Err(refusal) => reply.send(Err(refusal)),
             },
+            Command::Checkpoint(name, reply) => match self.find(&name) {
+                Ok(slot) => self.checkpoint_by_request(slot, reply),
+                Err(refusal) => reply.send(Err(refusal)),
+            },
+            Command::Checkpoints(name, reply) => match self.find(&name) {
+                Ok(slot) => self.list_checkpoints(slot, reply),
+                Err(refusal) => reply.send(Err(refusal)),
+            },
+            Command::Snapshot(name, tag, reply) => match self.find(&name) {
+                Ok(slot) => self.snapshot(slot, tag, reply),
+                Err(refusal) => reply.send(Err(refusal)),
+            },
+            Command::Snapshots(name, reply) => match name.map(|name| self.find(&name)).transpose() {
+                Ok(slot) => self.list_snapshots(slot, reply),
+                Err(refusal) => reply.send(Err(refusal)),
+            },
+            Command::RemoveSnapshot(name, tag, reply) => match self.find(&name) {
+                Ok(slot) => self.remove_snapshot(slot, tag, reply),
+                Err(refusal) => reply.send(Err(refusal)),
+            },
+            Command::Clone(name, request, reply) => match self.find(&name) {
+                Ok(slot) => self.copy(slot, request, reply),
+                Err(refusal) => reply.send(Err(refusal)),
+            },
+            Command::Export(name, tag, path, reply) => match self.find(&name) {
+                Ok(slot) => self.export(slot, tag, path, reply),
+                Err(refusal) => reply.send(Err(refusal)),
+            },
+            Command::Import(request, reply) => self.import(request, reply),
             Command::Remove(name, reply) => {
                 let answer = self.find(&name).and_then(|slot| self.remove(slot));
                 reply.send(answer);
@@ -153,7 +191,7 @@ impl EventLoop {
         Ok(self.add_district(District::new(name, record, 0)))
     }
 
-    fn start_by_request(&mut self, slot: usize) -> Result<(), Refusal> {
+    pub fn start_by_request(&mut self, slot: usize) -> Result<(), Refusal> {
         if self.ending.is_some() {
             return Err(Refusal::shutting_down());
         }

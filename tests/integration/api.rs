@@ -60,7 +60,7 @@ fn answer(command: Command, feeds: &mpsc::Sender<Feed>) -> bool {
         Command::Start(specs, reply) => {
             reply.send(Ok(specs.iter().map(|spec| info(spec.name.as_str(), State::Starting)).collect()));
         }
-        Command::StartExisting(name, reply) | Command::Restart(name, reply) => {
+        Command::StartExisting(name, _, reply) | Command::Restart(name, _, reply) => {
             reply.send(known(&name).map(|()| info("a", State::Starting)));
         }
         Command::Stop(name, reply) => reply.send(known(&name).map(|()| info("a", State::Stopped))),
@@ -81,6 +81,15 @@ fn answer(command: Command, feeds: &mpsc::Sender<Feed>) -> bool {
             feeds.send(feed).unwrap();
         }
         Command::Inspect(name, reply) => reply.send(Ok(name.iter().map(key).collect())),
+        // Answered by nobody: as if the daemon were about to end.
+        Command::Checkpoint(..)
+        | Command::Checkpoints(..)
+        | Command::Snapshot(..)
+        | Command::Snapshots(..)
+        | Command::RemoveSnapshot(..)
+        | Command::Clone(..)
+        | Command::Export(..)
+        | Command::Import(..) => {}
         Command::Shutdown(leave, reply) => {
             assert_eq!(leave, Leave::Running);
             reply.send(Ok(()));

@@ -12,6 +12,7 @@ mod cli;
 mod crash;
 mod hostile;
 mod keys;
+mod memory;
 mod processes;
 mod restart;
 mod support;

@@ -1,0 +1,243 @@
+//! Snapshots: made, listed, gone back to, copied, taken elsewhere.
+//!
+//! A snapshot is an image of its own, `snapshots/TAG` among the files of its district, and never written again. What is
+//! made from it shares it by a hard link: a clone's lineage, or one that goes back, begins with the very same file.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use district_broker::DistrictId;
+use district_checkpoint::{
+    BASE, Depth, Identity, Image, ImportLimits, Progress, Restore, SegmentHeader, create_segment, export, import,
+    write_image,
+};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::event_loop::EventLoop;
+use super::jobs::{self, FileLock, Teller, Then};
+use super::life_file;
+use super::memory::{self, directory, folder};
+use crate::api::event::{Event, EventKind};
+use crate::api::info::State;
+use crate::api::name::Name;
+use crate::api::snapshot::{SnapshotInfo, Tag};
+use crate::api::spec::Spec;
+
+/// Time between two reports of how far something is.
+const REPORT_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// A district's files, for a job.
+#[derive(Clone)]
+pub struct Place {
+    pub state: PathBuf,
+    pub id: DistrictId,
+    pub name: Name,
+    pub spec: Spec,
+    pub files: FileLock,
+}
+
+impl Place {
+    fn snapshots(&self) -> PathBuf {
+        life_file::directory(&self.state, self.id).join("snapshots")
+    }
+
+    fn snapshot(&self, tag: &Tag) -> PathBuf {
+        self.snapshots().join(tag.as_str())
+    }
+
+    /// Keeps `generation`, or the newest one if that is not there any more because later ones are.
+    pub fn make(&self, generation: Option<u64>, tag: Option<&Tag>, progress: &mut Progress<'_>) -> Result<SnapshotInfo> {
+        let _lock = jobs::lock(&self.files);
+        let lineage = memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads)?;
+        let newest = lineage.newest()?;
+        let wanted = generation.filter(|wanted| lineage.chain(*wanted).is_ok()).or(newest);
+        let Some(generation) = wanted else {
+            bail!("there is no checkpoint of it yet; start it, with `checkpoints` in its manifest")
+        };
+        let tag = tag.cloned().map_or_else(|| Tag::of_generation(generation), Ok).map_err(|wrong| {
+            anyhow::anyhow!(wrong.what)
+        })?;
+        ensure!(!self.snapshot(&tag).exists(), "it has a snapshot `{tag}` already; choose another tag, or remove that one");
+        let folder = folder(&self.snapshots())?;
+        let description = serde_json::to_vec(&self.spec)?;
+        let identity = Identity { lineage: self.id.0, description: &description };
+        write_image(&folder, tag.as_str(), &lineage.restore(generation)?, &identity, progress)?;
+        self.info(&tag)
+    }
+
+    /// What a snapshot is.
+    pub fn info(&self, tag: &Tag) -> Result<SnapshotInfo> {
+        let (image, file) = self.open(tag)?;
+        let info = image.info();
+        Ok(SnapshotInfo {
+            district: self.name.clone(),
+            tag: tag.clone(),
+            generation: info.stamp.generation,
+            time_ms: info.stamp.time / 1_000_000,
+            memory: info.memory_size,
+            disk: file.metadata()?.blocks() * 512,
+        })
+    }
+
+    fn open(&self, tag: &Tag) -> Result<(Image<File>, File)> {
+        let path = self.snapshot(tag);
+        let open = || OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path);
+        let file = match open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                bail!("district `{}` has no snapshot `{tag}`; see `district snapshots {}`", self.name, self.name)
+            }
+            file => file.with_context(|| path.display().to_string())?,
+        };
+        let image = Image::open(file.try_clone()?).with_context(|| format!("snapshot `{tag}`"))?;
+        Ok((image, file))
+    }
+
+    /// The snapshots that there are; what cannot be read is left out, and said.
+    pub fn list(&self) -> Vec<SnapshotInfo> {
+        let mut found = Vec::new();
+        // Without the directory there are none.
+        for entry in fs::read_dir(self.snapshots()).into_iter().flatten().flatten() {
+            let tag = entry.file_name().to_str().and_then(|name| Tag::new(name).ok());
+            match tag.map(|tag| self.info(&tag)) {
+                Some(Ok(info)) => found.push(info),
+                Some(Err(error)) => log::warn!("district {}: {error:#}", self.name),
+                None => {}
+            }
+        }
+        found.sort_by(|a, b| (a.generation, &a.tag).cmp(&(b.generation, &b.tag)));
+        found
+    }
+
+    /// Removes a snapshot.
+    pub fn remove(&self, tag: &Tag) -> Result<()> {
+        self.open(tag)?;
+        fs::remove_file(self.snapshot(tag))?;
+        Ok(File::open(self.snapshots())?.sync_all()?)
+    }
+
+    /// Makes the memory of a district that has none begin with a snapshot of this one. The specification that it was
+    /// made with.
+    pub fn copy_to(&self, tag: &Tag, to: DistrictId) -> Result<Spec> {
+        let spec = self.spec_of(tag)?;
+        let target = directory(&self.state, to);
+        folder(&target)?;
+        fs::hard_link(self.snapshot(tag), target.join(BASE))?;
+        File::open(&target)?.sync_all()?;
+        Ok(spec)
+    }
+
+    fn spec_of(&self, tag: &Tag) -> Result<Spec> {
+        let (image, _) = self.open(tag)?;
+        serde_json::from_slice(&image.description()?).context("the snapshot does not say what it is of")
+    }
+
+    /// Makes this district's memory that of a snapshot, in one step. It has no life. Numbers of generations go on.
+    pub fn go_back(&self, tag: &Tag) -> Result<()> {
+        let (image, _) = self.open(tag)?;
+        ensure!(
+            image.info().memory_size == self.spec.memory,
+            "the snapshot has {} bytes of memory, the district {}; give it as many",
+            image.info().memory_size,
+            self.spec.memory
+        );
+        let now = directory(&self.state, self.id);
+        let floor = memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads)?.next_generation();
+        let floor = floor.context("its checkpoints have used up all numbers")?.saturating_sub(1);
+        let new = now.with_extension("new");
+        remove_all(&new)?;
+        DirBuilder::new().mode(0o700).create(&new)?;
+        fs::hard_link(self.snapshot(tag), new.join(BASE))?;
+        let header =
+            SegmentHeader { memory_size: self.spec.memory, lineage: self.id.0, number: 1, salt: salt()?, floor };
+        create_segment(&folder(&new)?, &header)?;
+        renameat_with(CWD, &new, CWD, &now, RenameFlags::EXCHANGE)?;
+        File::open(now.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+        remove_all(&new)
+    }
+
+    /// Writes a snapshot to a new file.
+    pub fn export(&self, tag: &Tag, path: &Path, progress: &mut Progress<'_>) -> Result<SnapshotInfo> {
+        let info = self.info(tag)?;
+        let (image, file) = self.open(tag)?;
+        let description = image.description()?;
+        let shown = path.display();
+        let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let new = new.with_context(|| format!("{shown} cannot be made"))?;
+        let written = (|| {
+            let restore = Restore::plan(Some(file), Vec::new(), info.generation)?;
+            let identity = Identity { lineage: self.id.0, description: &description };
+            let mut out = BufWriter::with_capacity(1 << 20, &new);
+            export(&restore, &identity, salt()?, &mut out, progress)?;
+            out.flush()?;
+            anyhow::Ok(new.sync_all()?)
+        })();
+        if let Err(error) = written {
+            // Half a file helps nobody.
+            let _ = fs::remove_file(path);
+            return Err(error.context(format!("{shown}")));
+        }
+        Ok(info)
+    }
+}
+
+/// Makes the memory of a new district from an exported snapshot, and says what it was of.
+pub fn take_in(state: &Path, id: DistrictId, path: &Path, progress: &mut Progress<'_>) -> Result<Spec> {
+    let shown = path.display();
+    let file = super::image::open(path).with_context(|| format!("{shown} cannot be opened"))?;
+    let target = directory(state, id);
+    let folder = folder(&target)?;
+    let mut found = None;
+    let mut describe = |bytes: &[u8]| -> io::Result<Vec<u8>> {
+        let spec: Spec = serde_json::from_slice(bytes)?;
+        spec.check().map_err(|wrong| io::Error::new(io::ErrorKind::InvalidData, wrong.what))?;
+        found = Some(spec);
+        Ok(bytes.to_vec())
+    };
+    let limits = ImportLimits { memory_size_max: district_protocol::layout::RAM_SIZE_MAX };
+    // Of no lineage here: that it comes from elsewhere can be seen.
+    let lineage = [0; 16];
+    let mut input = BufReader::with_capacity(1 << 20, file);
+    let imported = import(&mut input, &folder, BASE, &limits, lineage, &mut describe, progress);
+    let imported = imported.with_context(|| format!("{shown}"))?;
+    let spec = found.context("the file does not say what it is of")?;
+    ensure!(imported.image.info().memory_size == spec.memory, "{shown}: its memory is not as large as it says");
+    Ok(spec)
+}
+
+fn salt() -> Result<u64> {
+    let mut salt = [0; 8];
+    super::traffic::random(&mut salt)?;
+    Ok(u64::from_le_bytes(salt))
+}
+
+fn remove_all(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| path.display().to_string()),
+        _ => Ok(()),
+    }
+}
+
+/// Tells those who watch how far something is, when it takes long.
+pub fn report(teller: &Teller, district: Name, what: &'static str) -> impl FnMut(u64, u64) + use<> {
+    let teller = teller.clone();
+    let mut last = std::time::Instant::now();
+    move |done, total| {
+        if last.elapsed() < REPORT_EVERY || total == 0 {
+            return;
+        }
+        last = std::time::Instant::now();
+        let percent = done.saturating_mul(100) / total;
+        let district = district.clone();
+        let then: Then = Box::new(move |event_loop: &mut EventLoop| {
+            let (epoch, state) = event_loop.names.get(&district).map_or((0, State::Stopped), |slot| {
+                (event_loop.slots[*slot].epoch, event_loop.slots[*slot].state)
+            });
+            let text = format!("{what}: {percent} %");
+            event_loop.publish(&Event::now(EventKind::Progress, district, epoch, state, text));
+        });
+        teller.tell(then);
+    }
+}
