@@ -3,3 +3,5 @@
 mod support;
 
 mod files;
+mod history;
+mod power;
