@@ -320,7 +320,13 @@ impl<D: Directory> Lineage<D> {
 
     /// Begins the next segment: durable, empty, for [`SegmentWriter::open`] in the process that is going to write it.
     /// `salt` is random.
+    ///
+    /// What is in the log becomes durable first: a process may have ended between writing a checkpoint and its sync, and
+    /// what is going to be committed to the new segment builds on what was read here.
     pub fn create_segment(&mut self, salt: u64) -> Result<D::File, Error> {
+        for segment in &self.segments {
+            segment.file.sync_data().map_err(Error::storage("cannot sync a log segment"))?;
+        }
         let limit = Error::Limit { what: "segments", value: u64::MAX, limit: u64::MAX };
         let number = self.highest_number.checked_add(1).ok_or(limit)?;
         let (memory_size, lineage) = (self.memory_size, self.id);

@@ -99,6 +99,10 @@ impl<D: Directory> Lineage<D> {
         let unneeded = self.segments.iter().enumerate().filter(|(index, _)| !needed.contains(index));
         let numbers = unneeded.map(|(_, segment)| segment.number).chain(self.unfinished.iter().copied());
         let numbers: BTreeSet<u64> = numbers.filter(|number| *number < writing && *number < self.last()).collect();
+        if !numbers.is_empty() {
+            // The name of the image that makes them superfluous comes first.
+            self.directory.sync().map_err(Error::storage("cannot sync the directory of a lineage"))?;
+        }
         for number in &numbers {
             remove_if_there(&self.directory, &segment_name(*number))?;
             removed = true;
