@@ -250,10 +250,10 @@ impl Player {
     fn migrate(&mut self) -> Result<(), Stopped> {
         let mut lineage = open(&self.disk)?;
         let newest = lineage.newest()?;
-        if let Some(target) = lineage.migration_target() {
-            let migration = Migration { target, writing: self.writing, description: b"history" };
+        if let Some(target) = lineage.migration_target(self.parent) {
+            let migration = Migration { target, running: self.parent, writing: self.writing, description: b"history" };
             lineage.migrate(&migration, &mut quiet)?;
-            assert_eq!(lineage.migration_target(), None);
+            assert_eq!(lineage.migration_target(self.parent), None);
             lineage.verify_image(&mut quiet)?;
             self.check_mapped();
         }
