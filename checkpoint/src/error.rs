@@ -31,6 +31,14 @@ pub enum Error {
     /// There is no such generation, or a part of what it builds on is missing or damaged.
     #[error("generation {0} cannot be restored: it, or one that it builds on, is missing or damaged")]
     NotRestorable(u64),
+    /// The image would lose what the running district builds on. Nothing has changed.
+    #[error("cannot migrate to generation {target}: generation {running}, which is running, does not build on it")]
+    OffTheWay {
+        /// What the image was to be migrated to.
+        target: u64,
+        /// What is running.
+        running: u64,
+    },
     /// There is damage, and no generation without it is left.
     #[error("no generation is left that can be restored; first damage: {0}")]
     NothingLeft(Damage),

@@ -82,6 +82,10 @@ impl History {
         }
     }
 
+    pub(crate) fn has(&self, generation: u64) -> bool {
+        self.entries.contains_key(&generation)
+    }
+
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
     }
@@ -130,15 +134,27 @@ impl History {
         Some(Chain { image, entries })
     }
 
-    /// What the image should be migrated to: the parent of the newest generation, so that both stay restorable.
-    pub(crate) fn migration_target(&self) -> Option<u64> {
-        let chain = self.chain(self.newest()?)?;
-        let parent = chain.entries.last()?.found.stamp.parent;
+    /// The generations that one which can be restored builds on, from the image's or the first on, and itself.
+    pub(crate) fn way(&self, generation: u64) -> Option<Vec<u64>> {
+        let chain = self.chain(generation)?;
+        let image = self.at().filter(|_| chain.image);
+        Some(image.into_iter().chain(chain.entries.iter().map(|entry| entry.found.stamp.generation)).collect())
+    }
+
+    /// What the image should be migrated to: the newest generation that both the newest and what is `running` build on, but
+    /// not the newest itself.
+    pub(crate) fn migration_target(&self, running: u64) -> Option<u64> {
+        let newest = self.newest()?;
+        let way = self.way(newest)?;
+        let running = if running == 0 { way.clone() } else { self.way(running)? };
+        let common = way.iter().filter(|one| **one != newest && running.contains(one)).max().copied();
         match self.image {
             // What was begun is finished first.
-            Some(Phase::Migrating { to, .. }) if chain.image => Some(parent.max(to)),
-            Some(Phase::At(at)) if chain.image && parent == at => None,
-            _ => (parent != 0).then_some(parent),
+            Some(Phase::Migrating { to, .. }) if self.builds_on_image(newest) => {
+                common.max(Some(to)).filter(|target| running.contains(target))
+            }
+            Some(Phase::At(at)) => common.filter(|target| *target != at),
+            _ => common,
         }
     }
 }

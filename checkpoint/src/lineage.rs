@@ -214,7 +214,32 @@ impl<D: Directory> Lineage<D> {
                 self.damage.push(Damage::Record { segment: *number, offset });
             }
         }
+        self.find_lost_ends();
         self.judge();
+    }
+
+    /// The last checkpoint of a segment that is not intact looks like one that was never committed, unless another one
+    /// builds on it.
+    fn find_lost_ends(&mut self) {
+        for (index, Segment { number, scan, .. }) in self.segments.iter().enumerate() {
+            let last = scan.checkpoints.last();
+            let broken = last.filter(|found| !found.intact).map(|found| found.stamp.generation);
+            let whole = last.map_or(scan.header.floor, |found| found.stamp.generation);
+            // What was in a segment before the next one was begun is no greater than the floor of that.
+            let next = self.segments.get(index + 1).filter(|next| next.number == number + 1);
+            let floor = next.map_or(whole, |next| next.scan.header.floor);
+            let offset = last.map_or(BLOCK_SIZE as u64, |found| if found.intact { found.end } else { found.start });
+            let lost = self.history.entries().map(|entry| entry.found.stamp.parent).any(|parent| {
+                let cut_off = parent > whole && parent <= floor && !self.history.has(parent);
+                broken == Some(parent) || cut_off
+            });
+            let damage = Damage::Record { segment: *number, offset };
+            if lost
+                && !self.damage.iter().any(|known| matches!(known, Damage::Record { segment, .. } if segment == number))
+            {
+                self.damage.push(damage);
+            }
+        }
     }
 
     pub(crate) fn judge(&mut self) {
@@ -282,9 +307,7 @@ impl<D: Directory> Lineage<D> {
 
     /// The generations that `generation` builds on, from the image's or the first on, and itself.
     pub fn chain(&self, generation: u64) -> Result<Vec<u64>, Error> {
-        let chain = self.history.chain(generation).ok_or(Error::NotRestorable(generation))?;
-        let image = self.history.at().filter(|_| chain.image);
-        Ok(image.into_iter().chain(chain.entries.iter().map(|entry| entry.found.stamp.generation)).collect())
+        self.history.way(generation).ok_or(Error::NotRestorable(generation))
     }
 
     /// What is known to be damaged. An unfinished or torn end of a segment is none: see [`SegmentInfo::ignored`].
@@ -320,7 +343,13 @@ impl<D: Directory> Lineage<D> {
 
     /// Begins the next segment: durable, empty, for [`SegmentWriter::open`] in the process that is going to write it.
     /// `salt` is random.
+    ///
+    /// What is in the log becomes durable first: a process may have ended between writing a checkpoint and its sync, and
+    /// what is going to be committed to the new segment builds on what was read here.
     pub fn create_segment(&mut self, salt: u64) -> Result<D::File, Error> {
+        for segment in &self.segments {
+            segment.file.sync_data().map_err(Error::storage("cannot sync a log segment"))?;
+        }
         let limit = Error::Limit { what: "segments", value: u64::MAX, limit: u64::MAX };
         let number = self.highest_number.checked_add(1).ok_or(limit)?;
         let (memory_size, lineage) = (self.memory_size, self.id);

@@ -21,6 +21,12 @@ use crate::storage::{Access, Directory, Storage};
 pub struct Migration<'a> {
     /// The generation that the image is to be at; [`Lineage::migration_target`] proposes one.
     pub target: u64,
+    /// The generation that the memory of the running district comes from: its newest checkpoint in this life, or what it
+    /// was restored from. 0 if none runs, or if it began with nothing and has no checkpoint yet.
+    ///
+    /// Its next checkpoint is going to build on that generation, and it may have mapped the image and look at all pages
+    /// that are not its own yet. So the target must be one that it builds on, or itself.
+    pub running: u64,
     /// Number of the first segment that somebody may still append to: from it on, none is removed.
     pub writing: u64,
     /// The description of an image that has to be made anew.
@@ -29,19 +35,24 @@ pub struct Migration<'a> {
 
 impl<D: Directory> Lineage<D> {
     /// What to migrate to, if there is anything: the parent of the newest generation that can be restored, so that both
-    /// can be restored afterwards.
-    pub fn migration_target(&self) -> Option<u64> {
-        self.history.migration_target()
+    /// can be restored afterwards; or, if what is `running` ([`Migration::running`]) does not build on that, the newest
+    /// that both build on.
+    pub fn migration_target(&self, running: u64) -> Option<u64> {
+        self.history.migration_target(running)
     }
 
     /// Brings the image to the target, and removes the segments that hold nothing that is needed any more.
     ///
     /// All data is checked before the image is touched. May be repeated after any failure or power cut, from a lineage
-    /// that was opened anew; whatever could be restored from the target on still can.
+    /// that was opened anew. What builds on the target can be restored at every instant; what does not is lost.
     pub fn migrate(&mut self, migration: &Migration<'_>, progress: &mut Progress<'_>) -> Result<(), Error> {
         let target = migration.target;
         if !self.history.restorable(target) {
             return Err(Error::NotRestorable(target));
+        }
+        let running = migration.running;
+        if running != 0 && !self.chain(running)?.contains(&target) {
+            return Err(Error::OffTheWay { target, running });
         }
         let in_place = self.own && self.history.builds_on_image(target);
         if in_place && let Some(Phase::Migrating { to, .. }) = self.image().map(|image| image.phase) {
@@ -99,6 +110,10 @@ impl<D: Directory> Lineage<D> {
         let unneeded = self.segments.iter().enumerate().filter(|(index, _)| !needed.contains(index));
         let numbers = unneeded.map(|(_, segment)| segment.number).chain(self.unfinished.iter().copied());
         let numbers: BTreeSet<u64> = numbers.filter(|number| *number < writing && *number < self.last()).collect();
+        if !numbers.is_empty() {
+            // The name of the image that makes them superfluous comes first.
+            self.directory.sync().map_err(Error::storage("cannot sync the directory of a lineage"))?;
+        }
         for number in &numbers {
             remove_if_there(&self.directory, &segment_name(*number))?;
             removed = true;

@@ -120,13 +120,16 @@ pub struct SimulatedFile {
 
 impl Contents {
     fn write(&mut self, offset: u64, data: &[u8]) {
-        for (at, byte) in (offset..).zip(data) {
-            let sector = self.sectors.entry(at / SECTOR).or_insert([0; SECTOR_SIZE]);
-            if let Some(place) = usize::try_from(at % SECTOR).ok().and_then(|at| sector.get_mut(at)) {
-                *place = *byte;
-            }
+        let (mut at, mut rest) = (offset, data);
+        while !rest.is_empty() {
+            let within = usize::try_from(at % SECTOR).unwrap_or(0);
+            let (now, after) = rest.split_at((SECTOR_SIZE - within).min(rest.len()));
+            self.sectors.entry(at / SECTOR).or_insert([0; SECTOR_SIZE])[within..within + now.len()]
+                .copy_from_slice(now);
+            at += now.len() as u64;
+            rest = after;
         }
-        self.len = self.len.max(offset.saturating_add(data.len() as u64));
+        self.len = self.len.max(at);
     }
 
     fn cut(&mut self, from: u64, to: u64) {
@@ -471,7 +474,7 @@ impl Storage for SimulatedFile {
     }
 
     fn write_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
-        let data: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let data = slices.iter().map(|slice| &**slice).collect::<Vec<&[u8]>>().concat();
         self.change(Change::Write(offset, data))
     }
 

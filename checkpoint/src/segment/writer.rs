@@ -112,8 +112,21 @@ impl<F: Storage> SegmentWriter<F> {
     fn note(&mut self, doing: &'static str, result: io::Result<()>) -> Result<(), WriteError> {
         result.map_err(|source| {
             self.failed = true;
+            self.retract();
             WriteError::Storage { doing, source }
         })
+    }
+
+    /// Takes back what was not committed, as well as that can be done. After a failed sync, reads may go on showing what is
+    /// not on the disk and never will be: nobody must take it for a checkpoint and build on it. A batch of nothing stays, so
+    /// that its number is not given to another one, for it may be on the disk nevertheless.
+    fn retract(&mut self) {
+        self.sequence += 1;
+        let SegmentWriter { position: offset, sequence, generation, header: SegmentHeader { salt, .. }, .. } = *self;
+        let (head, _) = Place { offset, sequence, generation, salt }.batch(&[], &[]);
+        // The failure has been reported; one here could only say the same.
+        let _ = self.file.set_len(offset);
+        let _ = self.file.write_at(offset, &[IoSlice::new(&head)]);
     }
 }
 

@@ -2,4 +2,8 @@
 
 mod support;
 
+mod damage;
 mod files;
+mod history;
+mod hostile;
+mod power;
