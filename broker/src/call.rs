@@ -29,6 +29,8 @@ pub(crate) enum Stage {
     },
     /// A look-up that waits for a name.
     Waiting { service: ServiceId, rights: Rights, weak: bool },
+    /// Waits for a checkpoint of this district that was not begun before it.
+    Checkpoint { of: DistrictIx, number: u64 },
     /// Waits for a time.
     Sleeping { until: u64 },
 }

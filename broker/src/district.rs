@@ -6,6 +6,7 @@ use std::sync::Arc;
 use district_protocol::rights::Rights;
 
 use crate::call::Call;
+use crate::core::checkpoint::Checkpoints;
 use crate::effect::DistrictId;
 use crate::key::KeyId;
 use crate::limits::{Bucket, Limits};
@@ -28,6 +29,8 @@ pub enum GrantTarget {
     Clock,
     /// The host's random bytes.
     Random,
+    /// A supervisor of the district itself, which takes checkpoints of it.
+    Checkpoint,
     /// This number.
     Number(u64),
     /// What another district, or this one, publishes.
@@ -135,6 +138,7 @@ pub(crate) enum Granting {
     Log,
     Clock,
     Random,
+    Checkpoint,
     Number(u64),
     Service(ServiceId),
 }
@@ -160,6 +164,8 @@ pub(crate) struct District {
     pub bootstrap: Option<KeyId>,
     pub objects: List<Object>,
     pub log: Option<ObjectId>,
+    pub supervisor: Option<ObjectId>,
+    pub checkpoints: Checkpoints,
     pub publish: Option<ObjectId>,
     /// In the order of their names.
     pub grants: Vec<Granted>,
@@ -190,6 +196,8 @@ impl Default for District {
             bootstrap: None,
             objects: List::default(),
             log: None,
+            supervisor: None,
+            checkpoints: Checkpoints::default(),
             publish: None,
             grants: Vec::new(),
             published: Vec::new(),

@@ -105,6 +105,10 @@ pub enum Effect {
     Bound(BindingRecord),
     /// The owner is gone for good: remove its record of this name.
     Unbound(BindingRecord),
+    /// A call wants a checkpoint of this district: begin one soon, once none is under way. The first thing then is
+    /// [`crate::Core::checkpoint_begins`]; when it is durable or has failed, [`crate::Core::checkpointed`]. Not said again
+    /// before one has begun, however many calls want one.
+    Checkpoint(DistrictId),
     /// Reserve more serials for this district and then call [`crate::Core::serials_reserved`].
     ReserveSerials(DistrictId),
 }

@@ -147,7 +147,9 @@ pub(crate) const fn full_rights(kind: KeyKind) -> Rights {
         KeyKind::Entry => CONTROL.union(Rights::CALL).union(Rights::SEND_KEYS),
         KeyKind::Reply => Rights::TRANSFER,
         KeyKind::Notify => CONTROL.union(Rights::NOTIFY),
-        KeyKind::Number | KeyKind::Log | KeyKind::Clock | KeyKind::Random => CONTROL.union(Rights::CALL),
+        KeyKind::Number | KeyKind::Log | KeyKind::Clock | KeyKind::Random | KeyKind::Supervisor => {
+            CONTROL.union(Rights::CALL)
+        }
     }
 }
 

@@ -32,6 +32,7 @@ pub mod supervisor;
 mod table;
 
 pub use crate::core::Core;
+pub use crate::core::checkpoint::{CheckpointTicket, NoCheckpoint};
 pub use crate::core::deliver::Delivered;
 pub use crate::core::inspect::{BindingView, CoreView, DistrictView, KeyState, KeyView, TargetView, Usage};
 pub use crate::core::request::RawRequest;

@@ -34,6 +34,8 @@ pub(crate) enum ObjectKind {
     },
     /// Its owner's log.
     Log,
+    /// Looks after its owner.
+    Supervisor,
     /// Its owner's names.
     Directory(View),
 }

@@ -243,6 +243,8 @@ pub enum Target {
     Clock,
     /// The host's random numbers.
     Random,
+    /// Checkpoints of the district itself, whenever it wants one.
+    Checkpoint,
     /// A number.
     Number(u64),
     /// What another district publishes.
@@ -251,8 +253,12 @@ pub enum Target {
 
 impl Target {
     /// What the host serves, by the names that manifests write after `host/`.
-    pub const HOST_NAMES: [(&'static str, Target); 3] =
-        [("log", Target::Log), ("clock", Target::Clock), ("random", Target::Random)];
+    pub const HOST_NAMES: [(&'static str, Target); 4] = [
+        ("log", Target::Log),
+        ("clock", Target::Clock),
+        ("random", Target::Random),
+        ("checkpoint", Target::Checkpoint),
+    ];
 }
 
 impl fmt::Display for Target {
@@ -261,6 +267,7 @@ impl fmt::Display for Target {
             Target::Log => write!(f, "{HOST}/log"),
             Target::Clock => write!(f, "{HOST}/clock"),
             Target::Random => write!(f, "{HOST}/random"),
+            Target::Checkpoint => write!(f, "{HOST}/checkpoint"),
             Target::Number(number) => write!(f, "number {number}"),
             Target::Published(published) => write!(f, "{published}"),
         }

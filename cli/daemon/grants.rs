@@ -16,6 +16,7 @@ pub fn grants(spec: &Spec, id_of: impl Fn(&Name) -> Option<DistrictId>) -> Resul
             Target::Log => GrantTarget::Log,
             Target::Clock => GrantTarget::Clock,
             Target::Random => GrantTarget::Random,
+            Target::Checkpoint => GrantTarget::Checkpoint,
             Target::Number(number) => GrantTarget::Number(*number),
             Target::Published(published) => {
                 let (owner, name) = service(published, &id_of)?;

@@ -60,6 +60,7 @@ fn target(event_loop: &EventLoop, target: &TargetView) -> String {
         TargetView::Number(number) => number.to_string(),
         TargetView::Clock => "host/clock".to_owned(),
         TargetView::Random => "host/random".to_owned(),
+        TargetView::Supervisor { owner } => format!("supervisor of {}", name(owner)),
         TargetView::Service { owner, name: service } => format!("{}/{service}", name(owner)),
     }
 }
@@ -74,6 +75,7 @@ fn kind(kind: KeyKind) -> &'static str {
         KeyKind::Log => "log",
         KeyKind::Clock => "clock",
         KeyKind::Random => "random",
+        KeyKind::Supervisor => "supervisor",
     }
 }
 

@@ -30,7 +30,7 @@ pub fn parse_target(text: &str) -> Result<Target, Wrong> {
     let Some((owner, name)) = text.split_once('/') else {
         return Err(Wrong::new(
             format!("{text:?} does not say whose it is"),
-            "write `host/log`, `host/clock`, `host/random` or `DISTRICT/NAME`",
+            "write `host/log`, `host/clock`, `host/random`, `host/checkpoint` or `DISTRICT/NAME`",
         ));
     };
     if owner == HOST {

@@ -22,6 +22,8 @@ pub enum KeyKind {
     Clock = 7,
     /// Unpredictable bytes: [`random`].
     Random = 8,
+    /// Looks after one district: [`supervisor`].
+    Supervisor = 9,
 }
 
 impl KeyKind {
@@ -36,6 +38,7 @@ impl KeyKind {
             6 => KeyKind::Log,
             7 => KeyKind::Clock,
             8 => KeyKind::Random,
+            9 => KeyKind::Supervisor,
             _ => return None,
         })
     }
@@ -92,4 +95,13 @@ pub mod clock {
 pub mod random {
     /// Data: u32 count, at most [`crate::frame::DATA_MAX`]. Answer data: that many unpredictable bytes.
     pub const BYTES: u64 = 1;
+}
+
+/// Operations of a supervisor key. It stands for the district that it was granted to, whoever holds it.
+pub mod supervisor {
+    /// Answered when a checkpoint of the district is durable that was begun after this call had arrived: so, of the
+    /// caller's own district, one that has this call in it, as one without an outcome. Result: its generation.
+    /// [`crate::status::Status::Denied`] for the operation if the district has no checkpoints;
+    /// [`crate::status::Status::WouldBlock`] if it could not be written, which changes nothing for the district.
+    pub const CHECKPOINT: u64 = 1;
 }

@@ -7,7 +7,7 @@ use district_protocol::boot::{ARGUMENTS_MAX, ARGUMENTS_OFFSET, BootPage, StartRe
 use district_protocol::channel;
 use district_protocol::frame::*;
 use district_protocol::handle::{Handle, SLOT_BITS};
-use district_protocol::operation::{KeyKind, clock, directory, log, number, random};
+use district_protocol::operation::{KeyKind, clock, directory, log, number, random, supervisor};
 use district_protocol::rights::Rights;
 use district_protocol::status::{Argument, Quota, Reason, Status};
 use district_protocol::{ABI_VERSION, layout, shim};
@@ -417,9 +417,9 @@ fn statuses(tables: &mut Tables) {
 }
 
 fn keys(tables: &mut Tables) {
-    let kinds = variants![KeyKind: Directory, Entry, Reply, Notify, Number, Log, Clock, Random];
+    let kinds = variants![KeyKind: Directory, Entry, Reply, Notify, Number, Log, Clock, Random, Supervisor];
     check(tables, "8 Keys and operations: kind of key", numbered(kinds));
-    assert!(KeyKind::from_raw(9).is_none(), "a kind without a row");
+    assert!(KeyKind::from_raw(10).is_none(), "a kind without a row");
     let rights: Vec<(String, u64)> =
         Rights::NAMES.iter().enumerate().map(|(bit, name)| (name.to_uppercase().replace('-', "_"), 1 << bit)).collect();
     check(tables, "8 Keys and operations: right", numbered(rights.iter().map(|(name, bit)| (name.as_str(), *bit))));
@@ -436,6 +436,7 @@ fn keys(tables: &mut Tables) {
         ("clock::NOW", clock::NOW),
         ("clock::SLEEP", clock::SLEEP),
         ("random::BYTES", random::BYTES),
+        ("supervisor::CHECKPOINT", supervisor::CHECKPOINT),
     ];
     check(tables, "8 Keys and operations: answer", numbered(operations));
     for says in [

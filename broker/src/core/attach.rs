@@ -37,6 +37,7 @@ impl Core {
         });
         self.index.insert(id, d);
         self.districts[d].log = Some(self.new_object(d, ObjectKind::Log, 0));
+        self.districts[d].supervisor = Some(self.new_object(d, ObjectKind::Supervisor, 0));
         self.make_publish_directories(d, attach.publishes);
         self.take_grants(d, attach.grants);
         self.make_bootstrap_key(d, attach.bootstrap);
@@ -72,6 +73,7 @@ impl Core {
                 GrantTarget::Log => Granting::Log,
                 GrantTarget::Clock => Granting::Clock,
                 GrantTarget::Random => Granting::Random,
+                GrantTarget::Checkpoint => Granting::Checkpoint,
                 GrantTarget::Number(number) => Granting::Number(number),
                 GrantTarget::Service { owner, name } => Granting::Service(self.service(owner, &name)),
             };

@@ -34,7 +34,7 @@ impl Core {
         let Binding { from, owner, service, key } = binding;
         let bindable = match self.keys[key.key].kind {
             KeyKind::Entry | KeyKind::Notify | KeyKind::Number | KeyKind::Directory => !self.keys[key.key].once,
-            KeyKind::Reply | KeyKind::Log | KeyKind::Clock | KeyKind::Random => false,
+            KeyKind::Reply | KeyKind::Log | KeyKind::Clock | KeyKind::Random | KeyKind::Supervisor => false,
         };
         if !bindable {
             return Err(Status::BadArgument(Argument::key(0)));

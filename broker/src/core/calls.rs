@@ -95,6 +95,9 @@ impl Core {
         if let Stage::Waiting { service, .. } = self.calls[id].stage {
             self.services[service].waiters.retain(|waiter| *waiter != id);
         }
+        if let Stage::Checkpoint { of, .. } = self.calls[id].stage {
+            self.districts[of].checkpoints.forget(id);
+        }
         if let Some(caller) = self.calls[id].caller {
             let district = &mut self.districts[caller];
             district.calls.remove(&mut self.calls, id, |call| &mut call.siblings);
@@ -151,6 +154,11 @@ impl Core {
             // Nobody was ready, and that is the answer that a look-up would have got at once.
             Stage::Waiting { .. } if reason == Reason::Deadline => self.end_call(id, Status::NotReady),
             Stage::Waiting { .. } | Stage::Sleeping { .. } => self.end_call(id, Status::NotDelivered(reason)),
+            Stage::Checkpoint { of, number } => {
+                let begun = self.districts[of].checkpoints.has_begun(number);
+                let status = if begun { Status::Unknown(reason) } else { Status::NotDelivered(reason) };
+                self.end_call(id, status);
+            }
             Stage::Nowhere => {}
         }
     }

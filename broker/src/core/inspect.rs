@@ -122,6 +122,11 @@ pub enum TargetView {
         /// Whose.
         owner: DistrictId,
     },
+    /// A supervisor of a district.
+    Supervisor {
+        /// Which it looks after.
+        owner: DistrictId,
+    },
     /// A number.
     Number(u64),
     /// The clock.
@@ -224,6 +229,7 @@ impl Core {
                         TargetView::Export { owner: owner.id, export: object.export }
                     }
                     ObjectKind::Log => TargetView::Log { owner: owner.id },
+                    ObjectKind::Supervisor => TargetView::Supervisor { owner: owner.id },
                     ObjectKind::Directory(view) => TargetView::Directory {
                         owner: owner.id,
                         publish: match view {

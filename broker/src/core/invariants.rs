@@ -35,6 +35,9 @@ impl Core {
                 Stage::Waiting { service, .. } => {
                     ensure(self.services[service].waiters.contains(&id), "a look-up that nobody will answer", id)?;
                 }
+                Stage::Checkpoint { of, .. } => {
+                    ensure(self.districts[of].checkpoints.has(id), "a checkpoint that answers nobody", id)?;
+                }
                 Stage::Sleeping { .. } => ensure(call.timer != 0, "a sleeper without a timer", id)?,
             }
         }
@@ -115,6 +118,7 @@ impl Core {
         let bytes: u64 = sent.map(|(_, message)| message.cost()).sum();
         ensure(bytes == district.queued_bytes, "queued bytes miscounted", d)?;
         self.check_promises(d)?;
+        self.check_checkpoints(d)?;
         self.check_inbox(d)
     }
 
@@ -124,6 +128,14 @@ impl Core {
         let calls = self.calls.slots().filter(|(_, call)| call.caller == Some(d));
         let replies: u32 = calls.map(|(_, call)| call.promised).sum();
         ensure(coming + replies == self.districts[d].handles.promised, "promised handles miscounted", d)
+    }
+
+    fn check_checkpoints(&self, d: DistrictIx) -> Result<(), String> {
+        let waiting =
+            self.calls.slots().filter(|(_, call)| matches!(call.stage, Stage::Checkpoint { of, .. } if of == d));
+        let checkpoints = &self.districts[d].checkpoints;
+        ensure(waiting.count() == checkpoints.waiting(), "checkpoints for calls that are gone", d)?;
+        ensure(checkpoints.is_asked_for(), "a call for which no checkpoint will begin", d)
     }
 
     fn check_inbox(&self, d: DistrictIx) -> Result<(), String> {

@@ -115,7 +115,7 @@ impl Core {
             self.end_message(message, reason);
         }
         while let Some(call) = self.keys[id].pending.first {
-            self.end_call(call, Status::NotDelivered(reason));
+            self.give_up(call, reason);
         }
         self.fire_watches(id, reason);
         match self.keys[id].place {
@@ -208,7 +208,7 @@ impl Core {
         let over = match object.kind {
             ObjectKind::Entry => true,
             ObjectKind::Notifier { queued, .. } => !queued,
-            ObjectKind::Log | ObjectKind::Directory(_) => false,
+            ObjectKind::Log | ObjectKind::Supervisor | ObjectKind::Directory(_) => false,
         };
         if !over || !object.keys.is_empty() || object.unreferenced {
             return;

@@ -4,6 +4,7 @@ mod attach;
 pub(crate) mod binding;
 mod calls;
 mod carry;
+pub(crate) mod checkpoint;
 mod deadline;
 pub(crate) mod deliver;
 mod derive;
@@ -56,6 +57,8 @@ pub struct Core {
     pub(crate) services: Slab<Service>,
     service_index: BTreeMap<(DistrictId, Arc<str>), ServiceId>,
     timers: BTreeSet<(u64, Timer)>,
+    /// How many calls for checkpoints there were, of all districts.
+    checkpoint_calls: u64,
     pub(crate) effects: VecDeque<Effect>,
 }
 

@@ -137,6 +137,7 @@ impl Core {
                 ObjectKind::Entry => objects::entry::invoke(self, d, used, object, request),
                 ObjectKind::Notifier { .. } => objects::notify::invoke(),
                 ObjectKind::Log => objects::log::invoke(self, used, object, &request),
+                ObjectKind::Supervisor => objects::supervisor::invoke(self, d, used, object, &request),
                 ObjectKind::Directory(view) => objects::directory::invoke(self, d, used, object, view, request),
             },
             Target::Reply(_) => objects::reply::invoke(),

@@ -133,6 +133,7 @@ fn host_key(owner: &District, source: Granting, rights: Rights) -> Key {
     let (kind, target) = match source {
         Granting::Log => (KeyKind::Log, owner.log.map_or(Target::Nothing, Target::Object)),
         Granting::Clock => (KeyKind::Clock, Target::Clock),
+        Granting::Checkpoint => (KeyKind::Supervisor, owner.supervisor.map_or(Target::Nothing, Target::Object)),
         Granting::Random => (KeyKind::Random, Target::Random),
         Granting::Number(number) => (KeyKind::Number, Target::Number(number)),
         // Not the host's; see `Core::fetch_service`.
@@ -184,6 +185,7 @@ fn grant_kind(core: &Core, source: Granting) -> u8 {
     match source {
         Granting::Log => KeyKind::Log as u8,
         Granting::Clock => KeyKind::Clock as u8,
+        Granting::Checkpoint => KeyKind::Supervisor as u8,
         Granting::Random => KeyKind::Random as u8,
         Granting::Number(_) => KeyKind::Number as u8,
         Granting::Service(service) => core.services[service].key.map_or(0, |key| core.keys[key].kind as u8),

@@ -10,6 +10,7 @@ pub(crate) mod notify;
 pub(crate) mod number;
 pub(crate) mod random;
 pub(crate) mod reply;
+pub(crate) mod supervisor;
 
 use district_protocol::status::{Argument, Status};
 

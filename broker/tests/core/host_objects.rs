@@ -12,6 +12,7 @@ use crate::world::*;
 fn world() -> World {
     let mut world = World::new();
     let grants = vec![
+        grant("checkpoint", GrantTarget::Checkpoint),
         grant("clock", GrantTarget::Clock),
         grant("log", GrantTarget::Log),
         grant("number", GrantTarget::Number(u64::MAX)),
@@ -30,7 +31,7 @@ fn c27_an_unknown_operation_changes_nothing() {
     let notifier = Handle(world.ok(A, argument(RequestKind::Notifier, Handle(0), 0)));
     let own = world.delivered_call(A, entry, A).1.header.reply;
     let mut keys = vec![Handle::BOOTSTRAP, notifier, own];
-    for path in ["clock", "log", "number", "random", "publish", "publish/channel"] {
+    for path in ["checkpoint", "clock", "log", "number", "random", "publish", "publish/channel"] {
         keys.push(world.lookup(A, path).key());
     }
     let before = (world.view(A).keys, world.view(A).usage);

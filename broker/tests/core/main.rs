@@ -4,6 +4,8 @@
 mod world;
 
 #[cfg(test)]
+mod checkpoints;
+#[cfg(test)]
 mod directory;
 #[cfg(test)]
 mod failure;

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use district_broker::{Attach, DistrictId, Effect, GrantTarget, KeyState, Limits};
+use district_broker::{Attach, CheckpointTicket, DistrictId, Effect, GrantTarget, KeyState, Limits, NoCheckpoint};
 use district_protocol::frame::{DeliveryKind, FLAG_BADGE, FLAG_ONCE, RequestHeader, RequestKind};
 use district_protocol::handle::Handle;
-use district_protocol::operation::directory;
+use district_protocol::operation::{directory, supervisor};
 use district_protocol::rights::Rights;
 use district_protocol::status::{Reason, Status};
 use proptest::prelude::*;
@@ -33,6 +33,9 @@ enum Step {
     Unbind,
     LookUp { peer: usize, wait: bool, timeout: u64 },
     Sleep { timeout: u64 },
+    Checkpoint { timeout: u64 },
+    CheckpointBegins,
+    Checkpointed { fails: bool },
     Guess { handle: u64 },
     Deliver,
     Stall,
@@ -70,6 +73,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Unbind),
         4 => (key(), any::<bool>(), timeout()).prop_map(|(peer, wait, timeout)| Step::LookUp { peer, wait, timeout }),
         1 => timeout().prop_map(|timeout| Step::Sleep { timeout }),
+        3 => timeout().prop_map(|timeout| Step::Checkpoint { timeout }),
+        2 => Just(Step::CheckpointBegins),
+        2 => any::<bool>().prop_map(|fails| Step::Checkpointed { fails }),
         1 => any::<u64>().prop_map(|handle| Step::Guess { handle }),
         14 => Just(Step::Deliver),
         1 => Just(Step::Stall),
@@ -89,6 +95,9 @@ struct Player {
     open: Vec<Token>,
     publisher: Option<Handle>,
     clock: Option<Handle>,
+    supervisor: Option<Handle>,
+    /// Calls for checkpoints, with how many had begun when they were made.
+    commits: BTreeMap<u64, u64>,
     taken: u64,
     /// Order of the messages from each sender: the sender and its count are in the data, for the test only.
     last_from: BTreeMap<u64, u64>,
@@ -104,6 +113,9 @@ struct Game {
     ended: u64,
     begun: u64,
     lost: u64,
+    /// The checkpoint of each district that is under way, which is also its generation.
+    under_way: BTreeMap<DistrictId, (CheckpointTicket, u64)>,
+    checkpoints: u64,
 }
 
 fn pick<T: Copy>(from: &[T], number: usize) -> Option<T> {
@@ -114,6 +126,7 @@ fn manifest(id: DistrictId) -> Attach {
     let limits = Limits { handles: 60, exports: 8, queued_bytes: 6000, watches: 6, calls: 12, ..Limits::default() };
     let mut attach = Attach { limits, ..friend(id, &IDS) };
     attach.grants.push(grant("clock", GrantTarget::Clock));
+    attach.grants.push(grant("checkpoint", GrantTarget::Checkpoint));
     attach
 }
 
@@ -135,9 +148,13 @@ impl Game {
         self.world.start(manifest(id));
         let publisher = self.look_up(id, "publish/channel");
         let clock = self.look_up(id, "clock");
+        let supervisor = self.look_up(id, "checkpoint");
         let player = self.player(id);
         player.publisher = publisher;
         player.clock = clock;
+        player.supervisor = supervisor;
+        // Also in the hands of others, by gifts.
+        player.handles.extend(supervisor);
     }
 
     fn player(&mut self, id: DistrictId) -> &mut Player {
@@ -204,6 +221,7 @@ impl Game {
                 match self.world.poll(token) {
                     Some(completion) => {
                         self.ended += 1;
+                        self.check_commit(id, token, &completion);
                         self.take_keys(id, &completion);
                     }
                     None => {
@@ -326,6 +344,18 @@ impl Game {
                     self.submit(id, RequestHeader { timeout, ..call(clock, 2) }, &9_u64.to_le_bytes());
                 }
             }
+            Step::Checkpoint { timeout } => self.commit(id, timeout),
+            Step::CheckpointBegins if !self.under_way.contains_key(&id) => {
+                self.checkpoints += 1;
+                let ticket = self.world.checkpoint_begins(id);
+                self.under_way.insert(id, (ticket, self.checkpoints));
+            }
+            Step::Checkpointed { fails } => {
+                if let Some((ticket, generation)) = self.under_way.remove(&id) {
+                    self.world.checkpointed(ticket, if fails { Err(NoCheckpoint::Failed) } else { Ok(generation) });
+                    self.collect();
+                }
+            }
             Step::Deliver => self.deliver(id),
             Step::Stall => {
                 self.world.core.deliver(id, |_, _| false);
@@ -339,6 +369,26 @@ impl Game {
                 self.collect();
             }
             _ => {}
+        }
+    }
+
+    fn commit(&mut self, id: DistrictId, timeout: u64) {
+        let Some(supervisor) = self.players[&id].supervisor else { return };
+        let header = RequestHeader { timeout, ..call(supervisor, supervisor::CHECKPOINT) };
+        if self.submit(id, header, b"").is_none() {
+            let token = self.players[&id].open.last().unwrap().token;
+            let begun = self.checkpoints;
+            self.player(id).commits.insert(token, begun);
+            assert!(self.world.wanted.contains(&id), "nobody will answer");
+        }
+    }
+
+    /// What is answered with a generation is in it.
+    fn check_commit(&mut self, id: DistrictId, token: Token, completion: &Completion) {
+        if let Some(begun) = self.player(id).commits.remove(&token.token)
+            && completion.status() == Status::Ok
+        {
+            assert!(completion.header.result > begun, "a checkpoint that began before the call");
         }
     }
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use district_broker::{
-    Attach, BindingRecord, Bootstrap, Core, Delivered, DistrictId, Effect, Grant, GrantTarget, Limits, RawRequest,
+    Attach, BindingRecord, Bootstrap, CheckpointTicket, Core, Delivered, DistrictId, Effect, Grant, GrantTarget,
+    Limits, NoCheckpoint, RawRequest,
 };
 use district_protocol::frame::{CompletionHeader, DeliveryHeader, DeliveryKind, KeySlot, RequestHeader, RequestKind};
 use district_protocol::handle::Handle;
@@ -88,6 +89,8 @@ pub struct World {
     pub bound: BTreeMap<(DistrictId, Arc<str>), BindingRecord>,
     pub completed: VecDeque<Token>,
     pub capacity: Option<u32>,
+    /// Districts of which the broker wants a checkpoint, in the order in which it said so.
+    pub wanted: Vec<DistrictId>,
 }
 
 /// A district with nothing in its directory.
@@ -257,6 +260,7 @@ impl World {
             Effect::Unbound(record) => {
                 self.bound.remove(&(record.owner, record.name)).unwrap();
             }
+            Effect::Checkpoint(district) => self.wanted.push(district),
             Effect::ReserveSerials(district) => {
                 let durable = self.durable.get_mut(&district).unwrap();
                 let first = durable.next_serial;
@@ -336,6 +340,19 @@ impl World {
     pub fn pass(&mut self, nanoseconds: u64) {
         self.now += nanoseconds;
         self.core.expire(self.now);
+        self.settle();
+    }
+
+    /// Begins a checkpoint, which is what the broker wants if it wants one.
+    pub fn checkpoint_begins(&mut self, district: DistrictId) -> CheckpointTicket {
+        self.wanted.retain(|wanted| *wanted != district);
+        let ticket = self.core.checkpoint_begins(district);
+        self.settle();
+        ticket
+    }
+
+    pub fn checkpointed(&mut self, ticket: CheckpointTicket, result: Result<u64, NoCheckpoint>) {
+        self.core.checkpointed(self.now, ticket, result);
         self.settle();
     }
 

@@ -15,13 +15,14 @@ use district_protocol::status::Reason;
 use crate::machine;
 
 fn word(offset: usize) -> u64 {
+    machine::step();
     let field = machine::boot_page().cast::<u8>().wrapping_add(offset).cast::<u64>();
     // SAFETY: the page is readable for the district's whole life, and all callers name an aligned word inside of it; on
     // x86-64, an atomic load of a word is one that memory mapped read-only allows.
     unsafe { AtomicU64::from_ptr(field.cast_mut()) }.load(Ordering::Acquire)
 }
 
-fn consistent<T>(read: impl Fn() -> T) -> T {
+pub(crate) fn consistent<T>(read: impl Fn() -> T) -> T {
     loop {
         let before = epoch();
         let value = read();
@@ -116,14 +117,20 @@ pub fn stack() -> (u64, u64) {
     consistent(|| (word(offset_of!(BootPage, stack_base)), word(offset_of!(BootPage, stack_size))))
 }
 
-/// Bytes that nobody else has, new in each epoch.
+/// Bytes that nobody else has, new in each epoch. They are what [`crate::Rng`] is made from: a program that wants
+/// numbers takes them from there.
 pub fn entropy() -> [u8; 64] {
+    life().1
+}
+
+/// The epoch, and the entropy that was made for it.
+pub(crate) fn life() -> (u64, [u8; 64]) {
     consistent(|| {
         let mut entropy = [0; 64];
         for (index, chunk) in entropy.chunks_exact_mut(8).enumerate() {
             chunk.copy_from_slice(&word(offset_of!(BootPage, entropy) + index * 8).to_le_bytes());
         }
-        entropy
+        (epoch(), entropy)
     })
 }
 

@@ -6,7 +6,7 @@ use core::panic::PanicInfo;
 use district_protocol::shim::EXIT_MESSAGE_MAX;
 
 use crate::channel::{self, HOST_FAULT};
-use crate::{Outcome, boot, heap, machine};
+use crate::{Outcome, boot, heap, machine, restart};
 
 /// Exit code of a program whose panic handler ran.
 const PANIC: u8 = 101;
@@ -45,6 +45,7 @@ pub fn start<T: Outcome>(main: fn() -> T) -> ! {
         machine::exit(HOST_FAULT, message);
     }
     heap::start();
+    restart::notice();
     let outcome = main();
     let code = outcome.code();
     let mut message = Message::new();

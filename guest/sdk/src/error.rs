@@ -61,6 +61,17 @@ impl Error {
         matches!(self, Error::Quota(_) | Error::WouldBlock | Error::NotReady)
     }
 
+    /// Whether the connection to the broker ended meanwhile. What the broker answers by itself can be asked again.
+    pub(crate) const fn connection_lost(self) -> bool {
+        use Reason::{SelfRestart, Unreachable};
+        matches!(
+            self,
+            Error::Broken(SelfRestart | Unreachable)
+                | Error::Unknown(SelfRestart | Unreachable)
+                | Error::NotDelivered(SelfRestart | Unreachable)
+        )
+    }
+
     /// `Ok` for [`Status::Ok`], else the error.
     pub(crate) const fn check(status: Status) -> Result<(), Error> {
         Err(match status {

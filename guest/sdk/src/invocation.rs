@@ -40,7 +40,8 @@ impl Reply {
 
 impl From<Completion> for Reply {
     fn from(completion: Completion) -> Reply {
-        Reply { result: completion.result, data: completion.data, keys: Key::received_all(completion.keys) }
+        let keys = Key::received_all(completion.keys, completion.connection);
+        Reply { result: completion.result, data: completion.data, keys }
     }
 }
 
@@ -207,12 +208,12 @@ impl Ticket {
     /// The outcome if it is there; it is handed out once.
     pub fn poll(&mut self) -> Option<Result<Reply, Error>> {
         let outcome = match self.state {
-            State::Nothing => Ok(Completion::default()),
+            State::Nothing => Ok(Reply::default()),
             State::Spent => return None,
-            State::UnderWay(token) => channel::with(|channel| channel.poll(token))?,
+            State::UnderWay(token) => channel::with(|channel| channel.poll(token))?.map(Reply::from),
         };
         self.state = State::Spent;
-        Some(outcome.map(Reply::from))
+        Some(outcome)
     }
 
     /// Asks the broker to end the call. Its outcome then is [`Error::NotDelivered`] or [`Error::Unknown`], unless it

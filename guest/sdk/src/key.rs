@@ -11,8 +11,9 @@ use district_protocol::operation::KeyKind;
 use district_protocol::rights::Rights;
 use district_protocol::shim::NO_DEADLINE;
 
-use crate::channel::{self, KeyName, Outgoing};
-use crate::{Error, Invocation, Reply};
+use crate::boot::{self, Connection};
+use crate::channel::{self, Completion, KeyName, Outgoing};
+use crate::{Error, Invocation};
 
 /// A key that this district holds. Dropping it gives the key up, soon and without waiting.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,22 +24,22 @@ pub struct Key {
 impl Key {
     /// The bootstrap key: there at every start and restart, and as long as the district lives.
     pub fn bootstrap() -> Key {
-        Key::received(Handle::BOOTSTRAP)
+        Key::received(Handle::BOOTSTRAP, boot::connection())
     }
 
     /// The key with this handle, for programs that keep account of handles themselves. That such a key exists is for
     /// the broker to say: using one that does not is [`Error::NoKey`].
     pub fn from_handle(handle: Handle) -> Key {
-        Key::received(handle)
+        Key::received(handle, boot::connection())
     }
 
-    /// A key that came with what was just read from the channel.
-    pub(crate) fn received(handle: Handle) -> Key {
-        Key { name: KeyName { handle, connection: channel::with(|channel| channel.connection()) } }
+    /// A key that came on this connection, which may have ended since.
+    pub(crate) fn received(handle: Handle, connection: Connection) -> Key {
+        Key { name: KeyName { handle, connection } }
     }
 
-    pub(crate) fn received_all(handles: impl IntoIterator<Item = Handle>) -> Vec<Key> {
-        handles.into_iter().map(Key::received).collect()
+    pub(crate) fn received_all(handles: impl IntoIterator<Item = Handle>, connection: Connection) -> Vec<Key> {
+        handles.into_iter().map(|handle| Key::received(handle, connection)).collect()
     }
 
     pub(crate) fn name(&self) -> KeyName {
@@ -116,7 +117,7 @@ impl Key {
         Ok((kind, Rights(u32::from_le_bytes(rights))))
     }
 
-    fn manage(&self, kind: RequestKind, argument: u64) -> Result<Reply, Error> {
+    fn manage(&self, kind: RequestKind, argument: u64) -> Result<Completion, Error> {
         manage(&Outgoing { argument, ..Outgoing::new(kind, Some(self.name)) })
     }
 }
@@ -130,12 +131,11 @@ impl Drop for Key {
 }
 
 /// Sends a request that the broker answers by itself, and waits for that.
-pub(crate) fn manage(outgoing: &Outgoing<'_>) -> Result<Reply, Error> {
-    let outcome = channel::with(|channel| {
+pub(crate) fn manage(outgoing: &Outgoing<'_>) -> Result<Completion, Error> {
+    channel::with(|channel| {
         let token = channel.submit(outgoing, &mut Vec::new(), Some(NO_DEADLINE))?;
         channel.wait_for(token, NO_DEADLINE).unwrap_or(Err(Error::WouldBlock))
-    });
-    outcome.map(Reply::from)
+    })
 }
 
 /// How a child of a key shall be. Rights that are not named are those of the parent.
@@ -205,6 +205,7 @@ impl Derive {
             timeout: self.expires,
             ..Outgoing::new(RequestKind::Derive, Some(self.parent))
         };
-        Ok(Key::received(Handle(manage(&outgoing)?.result)))
+        let made = manage(&outgoing)?;
+        Ok(Key::received(Handle(made.result), made.connection))
     }
 }

@@ -22,6 +22,13 @@
 //! [`Error::Broken`], calls under way end as [`Error::Unknown`], and [`next_event`] reports [`Event::Lost`] once. The
 //! next use of the bootstrap key connects again.
 //!
+//! Programs that are restored:
+//!
+//! * [`Link`] is a key that finds its way back by its name, and repeats calls where that is safe;
+//! * [`restart::on_restart`] runs a function once after each restore, [`restart::count`] counts them;
+//! * [`checkpoint::commit`] returns when the memory is durable, or in the life that begins from it;
+//! * [`Rng`] draws numbers that no two lives have in common.
+//!
 //! A restore may fall between any two instructions of the program. That is why everything that the host can change
 //! under it, the boot page and the window, is read in the order that `boot` and `channel` describe.
 
@@ -31,6 +38,7 @@ extern crate alloc;
 
 pub mod boot;
 mod channel;
+pub mod checkpoint;
 #[cfg(not(test))]
 mod entry;
 mod error;
@@ -38,6 +46,7 @@ mod error;
 mod heap;
 mod invocation;
 mod key;
+mod link;
 mod log;
 #[cfg(not(test))]
 mod machine;
@@ -46,7 +55,10 @@ mod machine;
 mod machine;
 mod memory;
 mod objects;
+mod one_thread;
 mod outcome;
+pub mod restart;
+mod rng;
 mod serve;
 pub mod time;
 
@@ -63,7 +75,9 @@ pub use error::Error;
 pub use heap::Heap;
 pub use invocation::{Invocation, Reply, Ticket, TicketId};
 pub use key::{Derive, Key};
+pub use link::{Link, LinkCall};
 pub use log::write as write_log;
 pub use objects::{Clock, Directory, DirectoryEntry, Number, Random};
 pub use outcome::Outcome;
+pub use rng::Rng;
 pub use serve::{Event, Message, export, next_event, notifier, publish};

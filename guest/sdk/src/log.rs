@@ -6,8 +6,8 @@ use core::fmt::Arguments;
 use district_protocol::frame::RequestKind;
 use district_protocol::operation::log::{LINE_MAX, WRITE};
 
-use crate::channel::{self, KeyName};
-use crate::{Directory, Error, Invocation};
+use crate::channel::{self, Channel, KeyName};
+use crate::{Directory, Error, Invocation, boot};
 
 /// Where the log's key is in the bootstrap directory.
 const NAME: &str = "log";
@@ -28,15 +28,22 @@ pub fn write(line: Arguments<'_>) {
     loop {
         let part;
         (part, rest) = rest.split_at(rest.floor_char_boundary(LINE_MAX));
-        // Twice, because the key may have broken since the last line.
-        if send(part).is_err_and(Error::look_up_again) {
-            channel::with(|channel| channel.set_log_key(LogKey::Unknown));
-            // There is nowhere to report a failure to.
-            let _ = send(part);
-        }
+        write_part(part);
         if rest.is_empty() {
             return;
         }
+    }
+}
+
+/// Writes what fits into one message. There is nowhere to report a failure to.
+fn write_part(part: &str) {
+    let mut looked_up_again = false;
+    while let Err(error) = send(part) {
+        // The key may have broken since the last line, and the connection may have ended any number of times.
+        if !error.connection_lost() && (!error.look_up_again() || core::mem::replace(&mut looked_up_again, true)) {
+            return;
+        }
+        channel::with(Channel::forget_log_key);
     }
 }
 
@@ -61,11 +68,12 @@ fn send(line: &str) -> Result<(), Error> {
 }
 
 fn look_up() -> Result<KeyName, Error> {
+    let connection = boot::connection();
     let found = Directory::bootstrap().lookup(NAME);
     if let Err(Error::NotFound | Error::Denied(_)) = found {
-        channel::with(|channel| channel.set_log_key(LogKey::Absent));
+        channel::with(|channel| channel.set_log_key(connection, LogKey::Absent));
     }
     let key = found?.into_name();
-    channel::with(|channel| channel.set_log_key(LogKey::Known(key)));
+    channel::with(|channel| channel.set_log_key(key.connection, LogKey::Known(key)));
     Ok(key)
 }

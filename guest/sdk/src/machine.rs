@@ -15,6 +15,10 @@ pub(crate) fn memory(address: u64) -> *mut u8 {
     address as *mut u8
 }
 
+/// Marks a boundary between two instructions that matter to the host. Tests can let a restore happen there.
+#[inline(always)]
+pub(crate) fn step() {}
+
 /// Stops until the host has news or the clock reaches `until`. Returns early as often as it likes.
 pub(crate) fn park(until: u64) {
     // SAFETY: `int3` with this number keeps all registers and touches no memory of the program (docs/abi.md, section

@@ -2,6 +2,9 @@
 //! and behind them a broker that the test scripts. It is strict about wake-ups: the broker looks at a queue only when
 //! the doorbell was rung, and a parked district wakes only when the queues say that it wants to. A test in which one of
 //! the two is forgotten fails instead of hanging. Each thread, so each test, has its own.
+//!
+//! Every access to boot page, window and registers, and every park, is a step. A test can have the district restored
+//! right before any of them.
 
 use std::boxed::Box;
 use std::cell::{Cell, RefCell};
@@ -9,7 +12,7 @@ use std::collections::VecDeque;
 use std::io::Read;
 use std::vec::Vec;
 
-use district_protocol::boot::{BOOT_MAGIC, BootPage};
+use district_protocol::boot::{BOOT_MAGIC, BootPage, StartReason};
 use district_protocol::channel::{CONSUMED_OFFSET, FEATURES};
 use district_protocol::frame::{CompletionHeader, DELIVERY_HEADER, DeliveryHeader, REQUEST_HEADER, RequestHeader};
 use district_protocol::handle::Handle;
@@ -29,6 +32,8 @@ std::thread_local! {
     static BOOT: Cell<*mut BootMemory> = const { Cell::new(core::ptr::null_mut()) };
     static CLOCK: Cell<u64> = const { Cell::new(1_000_000_000) };
     static HOST: RefCell<Option<Host>> = const { RefCell::new(None) };
+    static STEPS: Cell<u64> = const { Cell::new(0) };
+    static PLAN: RefCell<VecDeque<(u64, Checkpoint)>> = const { RefCell::new(VecDeque::new()) };
 }
 
 /// A request as the broker sees it.
@@ -49,6 +54,13 @@ pub(crate) struct Wires {
     woken: bool,
 }
 
+/// What the life that begins from a checkpoint has of its own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Checkpoint {
+    /// Makes its entropy.
+    pub(crate) entropy: u64,
+}
+
 type HostEvent = Box<dyn FnOnce(&mut Host)>;
 type Broker = Box<dyn FnMut(&mut Wires, Request)>;
 
@@ -61,6 +73,9 @@ pub(crate) struct Host {
     pub(crate) eager: bool,
     pub(crate) doorbells: [usize; 2],
     pub(crate) starts: usize,
+    pub(crate) restores: u64,
+    /// The device was set up in part before a restore, so that it is not set up right now is no mistake.
+    torn: bool,
     rung: [bool; 2],
     status: u32,
     selected: [u32; 2],
@@ -116,6 +131,9 @@ impl Wires {
     }
 
     fn pump_deliveries(&mut self) {
+        if !self.queues[1].ready() {
+            return;
+        }
         let memory = self.memory.clone();
         while let Some((header, data)) = self.backlog.front().cloned() {
             let buffers = (DELIVERY_HEADER + data.len()).div_ceil(BUFFER);
@@ -153,11 +171,19 @@ fn answer_of(memory: &GuestMemoryMmap, queue: &Queue, head: u16) -> u64 {
 
 impl Host {
     fn ring(&mut self, queue: usize) {
+        if !self.is_running() {
+            return;
+        }
         self.doorbells[queue] += 1;
         self.rung[queue] = true;
         if self.eager {
             self.work();
         }
+    }
+
+    /// Whether the broker has the queues.
+    fn is_running(&self) -> bool {
+        self.status & (4 | 64) == 4
     }
 
     fn work(&mut self) {
@@ -192,11 +218,18 @@ impl Host {
             if restored {
                 boot.epoch += 1;
                 boot.session = 1;
+                boot.reason = StartReason::Crash as u32;
+                boot.generation += 1;
+                boot.checkpoint_time = CLOCK.get();
+                boot.entropy[..8].copy_from_slice(&boot.epoch.to_le_bytes());
             } else {
                 boot.session += 1;
+                boot.reason = StartReason::BrokerRestart as u32;
             }
         });
         if restored {
+            self.restores += 1;
+            self.torn = true;
             let size = self.window_size();
             self.wires.memory.write_slice(&std::vec![0; size], GuestAddress(WINDOW_BASE)).unwrap();
         }
@@ -232,6 +265,22 @@ impl Host {
         self.wires.memory.read_obj(GuestAddress(WINDOW_BASE + CONSUMED_OFFSET)).unwrap()
     }
 
+    fn start(&mut self) {
+        for queue in &mut self.wires.queues {
+            queue.set_event_idx(true);
+        }
+        let valid = self.features == FEATURES
+            && self.consumed() == 0
+            && self.wires.queues.iter().all(|queue| queue.is_valid(&self.wires.memory));
+        if !valid {
+            assert!(self.torn, "the device is not set up right, or the session begins with something consumed");
+            self.status |= 64;
+            return;
+        }
+        self.starts += 1;
+        self.wires.pump_deliveries();
+    }
+
     fn write(&mut self, register: u32, value: u32) {
         let queue = &mut self.wires.queues[usize::try_from(self.selected[1]).unwrap()];
         match register {
@@ -243,26 +292,48 @@ impl Host {
             0x050 => self.ring(usize::try_from(value).unwrap()),
             0x070 => {
                 if value == 0 {
+                    self.torn = false;
                     self.reset();
                 } else {
                     assert_eq!(value & self.status, self.status, "bits of the status are only added");
                 }
-                if value & 4 != 0 {
-                    assert_eq!(self.features, FEATURES);
-                    assert_eq!(self.consumed(), 0, "a session begins with nothing consumed");
-                    for queue in &mut self.wires.queues {
-                        queue.set_event_idx(true);
-                        assert!(queue.is_valid(&self.wires.memory));
-                    }
-                    self.starts += 1;
-                }
                 self.status = value;
+                if value & 4 != 0 {
+                    self.start();
+                }
             }
             0x080 => queue.set_desc_table_address(Some(value), None),
             0x090 => queue.set_avail_ring_address(Some(value), None),
             0x0a0 => queue.set_used_ring_address(Some(value), None),
             other => panic!("write of register {other:#x}"),
         }
+    }
+}
+
+/// How many steps there were.
+pub(crate) fn steps() -> u64 {
+    STEPS.get()
+}
+
+/// Restores the district right before this step. Several are named in their order.
+pub(crate) fn restore_at(step: u64, checkpoint: Checkpoint) {
+    PLAN.with(|plan| plan.borrow_mut().push_back((step, checkpoint)));
+}
+
+/// Forgets about restores that have not come.
+pub(crate) fn no_more_restores() {
+    PLAN.with(|plan| plan.borrow_mut().clear());
+}
+
+pub(crate) fn step() {
+    STEPS.set(STEPS.get() + 1);
+    let due = PLAN.with(|plan| {
+        let mut plan = plan.borrow_mut();
+        plan.pop_front_if(|(step, _)| *step <= STEPS.get())
+    });
+    if let Some((_, Checkpoint { entropy })) = due {
+        host(|host| host.disconnect(true));
+        with_boot(|boot| boot.entropy[8..16].copy_from_slice(&entropy.to_le_bytes()));
     }
 }
 
@@ -304,12 +375,16 @@ pub(crate) fn install(window_size: u64, broker: impl FnMut(&mut Wires, Request) 
         eager: false,
         doorbells: [0; 2],
         starts: 0,
+        restores: 0,
+        torn: false,
         rung: [false; 2],
         status: 0,
         selected: [0; 2],
         features: 0,
     };
     HOST.with(|slot| *slot.borrow_mut() = Some(host));
+    STEPS.set(0);
+    PLAN.with(|plan| plan.borrow_mut().clear());
 }
 
 /// Uses the machine from the test. The broker must not use the library.
@@ -331,6 +406,7 @@ pub(crate) fn memory(address: u64) -> *mut u8 {
 }
 
 pub(crate) fn park(until: u64) {
+    step();
     host(|host| {
         if let Some(event) = host.at_park.pop_front() {
             event(host);
@@ -349,10 +425,12 @@ pub(crate) fn exit(code: u8, message: &str) -> ! {
 }
 
 pub(crate) fn ticks() -> u64 {
+    step();
     CLOCK.set(CLOCK.get() + 1);
     CLOCK.get()
 }
 
 pub(crate) fn write_register(register: u32, value: u32) {
+    step();
     host(|host| host.write(register, value));
 }

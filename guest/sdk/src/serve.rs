@@ -10,6 +10,7 @@ use district_protocol::handle::Handle;
 use district_protocol::shim::NO_DEADLINE;
 use district_protocol::status::Reason;
 
+use crate::boot::Connection;
 use crate::channel::{self, Delivery, News, Outgoing};
 use crate::{Directory, Error, Invocation, Key, TicketId, key, time};
 
@@ -38,16 +39,15 @@ pub fn publish(name: &str, object: u64) -> Result<Key, Error> {
     loop {
         let published = export(object).and_then(|key| Directory::bootstrap().publish(name, &key).map(|_| key));
         match published {
-            Err(Error::Broken(lost) | Error::Unknown(lost))
-                if matches!(lost, Reason::SelfRestart | Reason::Unreachable) => {}
+            Err(error) if error.connection_lost() => {}
             published => return published,
         }
     }
 }
 
 fn make(kind: RequestKind, name: u64) -> Result<Key, Error> {
-    let reply = key::manage(&Outgoing { argument: name, ..Outgoing::new(kind, None) })?;
-    Ok(Key::received(Handle(reply.result)))
+    let made = key::manage(&Outgoing { argument: name, ..Outgoing::new(kind, None) })?;
+    Ok(Key::received(Handle(made.result), made.connection))
 }
 
 /// What a district can be told.
@@ -116,15 +116,16 @@ enum Answer {
 }
 
 impl Message {
-    fn new(header: &DeliveryHeader, data: Vec<u8>) -> Message {
-        let answer = if header.reply.0 == 0 { Answer::Unwanted } else { Answer::Due(Key::received(header.reply)) };
+    fn new(connection: Connection, header: &DeliveryHeader, data: Vec<u8>) -> Message {
+        let reply = Key::received(header.reply, connection);
+        let answer = if header.reply.0 == 0 { Answer::Unwanted } else { Answer::Due(reply) };
         let keys = header.keys.iter().take(usize::from(header.key_count)).copied();
         Message {
             export: header.export,
             badge: header.badge,
             operation: header.operation,
             data,
-            keys: Key::received_all(keys),
+            keys: Key::received_all(keys, connection),
             reply_capacity: header.reply_capacity,
             reply: RefCell::new(answer),
         }
@@ -178,8 +179,8 @@ pub fn next_event(timeout: Option<Duration>) -> Option<Event> {
     Some(match news {
         News::Lost(reason) => Event::Lost(reason),
         News::Finished(token) => Event::Finished(TicketId(token.0)),
-        News::Delivery(Delivery { header, data }) => match header.kind {
-            DeliveryKind::Message => Event::Message(Message::new(&header, data)),
+        News::Delivery(Delivery { connection, header, data }) => match header.kind {
+            DeliveryKind::Message => Event::Message(Message::new(connection, &header, data)),
             DeliveryKind::Notification => Event::Notification { notifier: header.export, bits: header.operation },
             DeliveryKind::Down => {
                 let reason = u16::try_from(header.operation).ok().and_then(Reason::from_raw);

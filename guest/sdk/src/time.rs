@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use district_protocol::shim::NO_DEADLINE;
 
-use crate::{boot, machine};
+use crate::{boot, machine, restart};
 
 /// Nanoseconds since 1970.
 pub fn now() -> u64 {
@@ -22,6 +22,7 @@ pub fn sleep(time: Duration) {
     while now() < until {
         machine::park(until.min(NO_DEADLINE - 1));
     }
+    restart::notice();
 }
 
 /// The length of `time` in nanoseconds, at most 584 years.

@@ -11,6 +11,7 @@ use district_protocol::frame::{DATA_MAX, DELIVERY_HEADER, DeliveryHeader};
 use super::ring::{Ring, WRITE};
 use super::window::Window;
 use super::{HostFault, device};
+use crate::boot::Connection;
 
 /// Bytes of one buffer.
 pub(super) const BUFFER: u64 = 2048;
@@ -26,6 +27,8 @@ pub(super) const BUFFERS_MIN: u16 = {
 /// Something that arrived.
 #[derive(Debug)]
 pub(crate) struct Delivery {
+    /// The connection that it came on, to which all handles in it belong.
+    pub(crate) connection: Connection,
     /// Its header.
     pub(crate) header: DeliveryHeader,
     /// Its data.
@@ -88,7 +91,7 @@ impl Deliveries {
     }
 
     /// Copies the next delivery out, if it is all there. Its buffers are offered again, not yet published.
-    pub(super) fn take(&mut self, window: &Window) -> Result<Option<Delivery>, HostFault> {
+    pub(super) fn take(&mut self, window: &Window, connection: Connection) -> Result<Option<Delivery>, HostFault> {
         let returned = self.ring.returned(window)?;
         if returned < self.needed {
             return Ok(None);
@@ -127,7 +130,7 @@ impl Deliveries {
         }
         self.ring.take(count);
         self.needed = 1;
-        Ok(Some(Delivery { header, data }))
+        Ok(Some(Delivery { connection, header, data }))
     }
 
     /// Tells the host that the program has the delivery that was taken. To be done before the program acts on it.

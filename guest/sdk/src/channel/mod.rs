@@ -3,7 +3,8 @@
 //! What belongs to one connection (queues, requests under way, keys) is worthless on the next. Connections end without
 //! warning, also between two instructions of this very code, and then everything read from the window is suspect. So
 //! after each look into the window the connection is compared with the one that the boot page names; if it has changed,
-//! whatever was read is forgotten. Only on the same connection is a broken rule the host's fault.
+//! whatever was read is forgotten. What was read whole before that stays true, but the handles in it do not: they carry
+//! the connection that they came on (`KeyName`), and go out on no other. Only on the same connection is a broken rule the host's fault.
 
 mod deliveries;
 mod device;
@@ -27,7 +28,7 @@ use district_protocol::status::Reason;
 
 use crate::boot::{self, Connection};
 use crate::log::LogKey;
-use crate::{Error, machine, time};
+use crate::{Error, machine, restart, time};
 pub(crate) use deliveries::Delivery;
 use deliveries::{BUFFER, BUFFERS_MIN, Deliveries};
 pub(crate) use outgoing::{KeyName, Outgoing};
@@ -143,29 +144,31 @@ impl Channel {
         self.follow_connection();
     }
 
-    /// The connection that is possible now.
-    pub(crate) fn connection(&mut self) -> Connection {
-        self.follow_connection();
-        self.connection
-    }
-
     /// What is known about the log's key.
     pub(crate) fn log_key(&mut self) -> LogKey {
         self.follow_connection();
         self.log
     }
 
-    /// Learns about the log's key. One that is replaced is given up.
-    pub(crate) fn set_log_key(&mut self, log: LogKey) {
+    /// Learns about the log's key what was found out on this connection. One that is replaced is given up.
+    pub(crate) fn set_log_key(&mut self, connection: Connection, log: LogKey) {
+        if connection != self.connection {
+            return;
+        }
         if let LogKey::Known(old) = core::mem::replace(&mut self.log, log) {
             self.drop_later(old);
         }
     }
 
+    /// The log's key is of no use any more.
+    pub(crate) fn forget_log_key(&mut self) {
+        self.set_log_key(self.connection, LogKey::Unknown);
+    }
+
     /// Takes in what the broker has completed.
     fn collect(&mut self) {
         self.follow_connection();
-        let collected = self.requests.collect(&self.window, &mut self.dropped);
+        let collected = self.requests.collect(&self.window, self.connection, &mut self.dropped);
         match collected {
             Ok(()) => self.follow_connection(),
             Err(fault) => self.fault(fault),
@@ -223,8 +226,10 @@ impl Channel {
 
     /// Nobody will ask for the outcome of this request any more.
     pub(crate) fn forget(&mut self, token: Token) {
-        let unwanted = self.requests.forget(token);
-        self.dropped.extend(unwanted);
+        let Some(unwanted) = self.requests.forget(token) else { return };
+        for handle in unwanted.keys {
+            self.drop_later(KeyName { handle, connection: unwanted.connection });
+        }
     }
 
     /// Gives up a key some time soon.
@@ -248,7 +253,7 @@ impl Channel {
     }
 
     fn take_delivery(&mut self) -> Option<Delivery> {
-        let taken = self.deliveries.take(&self.window);
+        let taken = self.deliveries.take(&self.window, self.connection);
         if boot::connection() != self.connection {
             self.follow_connection();
             return None;
@@ -319,9 +324,13 @@ impl Channel {
     }
 }
 
-/// Uses the channel, connecting first if nobody has used it yet. `access` must not drop keys: that uses it too.
+/// Uses the channel, connecting first if nobody has used it yet. `access` must not drop keys: that uses it too. If the
+/// district was restored the program's hook runs first, before it uses what `access` has found and before it asks for more.
 pub(crate) fn with<R>(access: impl FnOnce(&mut Channel) -> R) -> R {
-    place::with(|channel| access(channel.borrow_mut().get_or_insert_with(Channel::connect)))
+    restart::notice();
+    let found = place::with(|channel| access(channel.borrow_mut().get_or_insert_with(Channel::connect)));
+    restart::notice();
+    found
 }
 
 /// Waits, not for long, until the broker has taken everything that was sent without waiting for it.

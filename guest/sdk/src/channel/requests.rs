@@ -16,6 +16,7 @@ use super::space::Space;
 use super::window::Window;
 use super::{HostFault, device};
 use crate::Error;
+use crate::boot::{self, Connection};
 
 /// Bytes of the window that calls leave to everything else. A call may last as long as its server likes; replies and
 /// other requests complete by themselves, so with room kept for the biggest of them, one always gets through.
@@ -36,8 +37,10 @@ impl Token {
 }
 
 /// What a request ended with, when it ended well.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Completion {
+    /// The connection that it came on, to which all handles in it belong.
+    pub(crate) connection: Connection,
     /// The reply's result, a new handle, or what the operation says.
     pub(crate) result: u64,
     /// The reply's data.
@@ -185,15 +188,25 @@ impl Requests {
         Some(token)
     }
 
-    /// Takes in all completions that are there. Handles that nobody will ever ask for go to `unwanted`.
-    pub(super) fn collect(&mut self, window: &Window, unwanted: &mut Vec<Handle>) -> Result<(), HostFault> {
+    /// Takes in all completions that are there, as long as the connection is this one. Handles that nobody will ever
+    /// ask for go to `unwanted`.
+    pub(super) fn collect(
+        &mut self,
+        window: &Window,
+        connection: Connection,
+        unwanted: &mut Vec<Handle>,
+    ) -> Result<(), HostFault> {
         for _ in 0..self.ring.returned(window)? {
             let (head, len) = self.ring.peek(window, 0);
             let place = usize::try_from(head / 2).map_err(|_| HostFault("used ring names no request"))?;
             let Some(Some(request)) = self.places.get(place).filter(|_| head % 2 == 0) else {
                 return Err(HostFault("used ring names no request"));
             };
-            let (header, completion) = read_completion(window, request, len)?;
+            let (header, completion) = read_completion(window, connection, request, len)?;
+            // Only now is it known to have been read whole. Whatever happens from here on, the request has this outcome.
+            if boot::connection() != connection {
+                return Ok(());
+            }
             self.ring.take(1);
             let Some(request) = self.places[place].take() else { continue };
             self.space.release(request.offset, request.bytes);
@@ -234,13 +247,13 @@ impl Requests {
         Some(token)
     }
 
-    /// Nobody will ask for this outcome any more. Returns the handles that have come with it already.
-    pub(super) fn forget(&mut self, token: Token) -> Vec<Handle> {
+    /// Nobody will ask for this outcome any more. Returns it if it is there: keys may have come with it.
+    pub(super) fn forget(&mut self, token: Token) -> Option<Completion> {
         match self.places.get_mut(token.place()) {
             Some(Some(request)) if request.token == token => request.wanted = false,
             _ => {}
         }
-        self.outcome(token).and_then(Result::ok).map(|completion| completion.keys).unwrap_or_default()
+        self.outcome(token)?.ok()
     }
 
     /// Whether only calls are under way: the broker has taken everything else.
@@ -264,7 +277,12 @@ impl Requests {
     }
 }
 
-fn read_completion(window: &Window, request: &UnderWay, len: u32) -> Result<(CompletionHeader, Completion), HostFault> {
+fn read_completion(
+    window: &Window,
+    connection: Connection,
+    request: &UnderWay,
+    len: u32,
+) -> Result<(CompletionHeader, Completion), HostFault> {
     let header = CompletionHeader::decode(&window.read::<COMPLETION_HEADER>(request.answer))
         .map_err(|_| HostFault("a completion cannot be decoded"))?;
     if header.token != request.token.0 {
@@ -276,5 +294,5 @@ fn read_completion(window: &Window, request: &UnderWay, len: u32) -> Result<(Com
     let mut data = Vec::new();
     window.read_into(request.answer + COMPLETION_HEADER as u64, header.data_len as usize, &mut data);
     let keys = header.keys[..usize::from(header.key_count).min(KEYS_MAX)].to_vec();
-    Ok((header, Completion { result: header.result, data, keys }))
+    Ok((header, Completion { connection, result: header.result, data, keys }))
 }

@@ -5,6 +5,8 @@ mod connections;
 mod deliveries;
 mod directory;
 mod host_faults;
+mod link;
+mod restores;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -37,6 +39,13 @@ fn echoing(window: u64) -> Seen {
         }
     });
     seen
+}
+
+/// A program that has just begun, on a machine that has too.
+fn fresh(window: u64, broker: impl FnMut(&mut Wires, Request) + 'static) {
+    super::place::with(|channel| channel.replace(None));
+    crate::restart::forget();
+    install(window, broker);
 }
 
 fn message(operation: u64, reply: u64) -> DeliveryHeader {

@@ -30,6 +30,7 @@ impl Window {
     /// The place of `len` bytes at `offset`. All offsets are this library's own, so one outside of the window is an
     /// error in it, and ends the program.
     fn at(&self, offset: u64, len: usize) -> *mut u8 {
+        machine::step();
         assert!(offset.checked_add(len as u64).is_some_and(|end| end <= self.size), "outside of the window");
         #[allow(clippy::cast_possible_truncation)] // x86-64: both have 64 bits
         self.memory.wrapping_add(offset as usize)
@@ -83,6 +84,7 @@ impl Window {
         assert!(place.is_aligned());
         let mut bytes = [0; N];
         for (index, chunk) in bytes.chunks_exact_mut(4).enumerate() {
+            machine::step();
             // SAFETY: aligned and inside of the window, which is mapped for the district's whole life. The broker has no
             // business writing there after the `load_u16` that made the caller look; if it does, the value is
             // unspecified and nothing else.
