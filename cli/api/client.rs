@@ -273,7 +273,9 @@ impl Client {
 
     fn stream(&self, path: &str) -> Result<Events<'_>, ClientError> {
         let answer = self.exchange(Method::GET, path, Vec::new());
-        let response = self.runtime.block_on(async { timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| late(ANSWER_TIMEOUT))? })?;
+        let response = self
+            .runtime
+            .block_on(async { timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| late(ANSWER_TIMEOUT))? })?;
         Ok(Events { client: self, body: response.into_body(), buffer: Vec::new(), read: 0 })
     }
 

@@ -51,21 +51,11 @@ pub enum Command {
     Stop(Name, Reply<DistrictInfo>),
     /// End a district and start it in a new epoch, with this memory. Answered as `Start` is.
     Restart(Name, Beginning, Reply<DistrictInfo>),
-    /// Take a checkpoint of a running district. Answered when it is durable.
-    Checkpoint(Name, Reply<CheckpointInfo>),
-    /// The checkpoints that a district has, by number.
-    Checkpoints(Name, Reply<Vec<CheckpointInfo>>),
-    /// Keep a district's memory as it is now, or was at its last checkpoint, under a name. Answered when it is durable.
-    Snapshot(Name, Option<Tag>, Reply<SnapshotInfo>),
-    /// The snapshots of one district, or of all.
-    Snapshots(Option<Name>, Reply<Vec<SnapshotInfo>>),
-    /// Forget a snapshot. Clones of it stay as they are.
-    RemoveSnapshot(Name, Tag, Reply<()>),
-    /// Make and start a district that is like another one, or a snapshot of it, and has an identity of its own.
-    Clone(Name, CloneRequest, Reply<DistrictInfo>),
-    /// Write a snapshot to a new file that another host can import.
-    Export(Name, Tag, PathBuf, Reply<SnapshotInfo>),
-    /// Make a district of such a file; it is not started.
+    /// Something about the memory of a district.
+    Memory(Name, MemoryCommand),
+    /// The snapshots of all districts.
+    Snapshots(Reply<Vec<SnapshotInfo>>),
+    /// Make a district of an exported snapshot; it is not started.
     Import(FileRequest, Reply<DistrictInfo>),
     /// Forget a district that is not running: its epochs, checkpoints and log.
     Remove(Name, Reply<()>),
@@ -79,6 +69,39 @@ pub enum Command {
     Inspect(Option<Name>, Reply<Vec<KeyInfo>>),
     /// End the event loop. Answered as late as possible before that.
     Shutdown(Leave, Reply<()>),
+}
+
+/// A request about the checkpoints and snapshots of one district.
+#[derive(Debug)]
+pub enum MemoryCommand {
+    /// Take a checkpoint; the district runs. Answered when it is durable.
+    Checkpoint(Reply<CheckpointInfo>),
+    /// The checkpoints that there are, by number.
+    Checkpoints(Reply<Vec<CheckpointInfo>>),
+    /// Keep its memory as it is now, or was at its last checkpoint, under a name. Answered when it is durable.
+    Snapshot(Option<Tag>, Reply<SnapshotInfo>),
+    /// Its snapshots.
+    Snapshots(Reply<Vec<SnapshotInfo>>),
+    /// Forget a snapshot. Clones of it stay as they are.
+    RemoveSnapshot(Tag, Reply<()>),
+    /// Make and start a district that is like this one, or a snapshot of it, and has an identity of its own.
+    Clone(CloneRequest, Reply<DistrictInfo>),
+    /// Write a snapshot to a new file that another host can import.
+    Export(Tag, PathBuf, Reply<SnapshotInfo>),
+}
+
+impl MemoryCommand {
+    /// Answers it with a refusal.
+    pub fn refuse(self, refusal: Refusal) {
+        match self {
+            MemoryCommand::Checkpoint(reply) => reply.send(Err(refusal)),
+            MemoryCommand::Checkpoints(reply) => reply.send(Err(refusal)),
+            MemoryCommand::Snapshot(_, reply) | MemoryCommand::Export(_, _, reply) => reply.send(Err(refusal)),
+            MemoryCommand::Snapshots(reply) => reply.send(Err(refusal)),
+            MemoryCommand::RemoveSnapshot(_, reply) => reply.send(Err(refusal)),
+            MemoryCommand::Clone(_, reply) => reply.send(Err(refusal)),
+        }
+    }
 }
 
 /// A request for logs.

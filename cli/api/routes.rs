@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::BODY_MAX;
-use super::command::{Command, Leave, LogRequest, Reply};
+use super::command::{Command, Leave, LogRequest, MemoryCommand, Reply};
 use super::feed::{Filter, feed};
 use super::info::{CheckpointInfo, DistrictInfo, KeyInfo, Version};
 use super::mailbox::Mailbox;
@@ -159,11 +159,7 @@ fn beginning(body: &Bytes) -> Result<Beginning, Refusal> {
     if body.is_empty() { Ok(Beginning::Newest) } else { parse::<StartFrom>(body).map(|start| start.from) }
 }
 
-async fn start_existing(
-    State(mailbox): State<Mailbox>,
-    Path(name): Path<String>,
-    body: Bytes,
-) -> Answer<DistrictInfo> {
+async fn start_existing(State(mailbox): State<Mailbox>, Path(name): Path<String>, body: Bytes) -> Answer<DistrictInfo> {
     let (name, from) = (Name::new(&name)?, beginning(&body)?);
     Ok(Json(ask(&mailbox, |reply| Command::StartExisting(name, from, reply)).await?))
 }
@@ -171,29 +167,26 @@ async fn start_existing(
 async fn snapshot(State(mailbox): State<Mailbox>, Path(name): Path<String>, body: Bytes) -> Answer<SnapshotInfo> {
     let name = Name::new(&name)?;
     let request = if body.is_empty() { SnapshotRequest::default() } else { parse(&body)? };
-    Ok(Json(ask(&mailbox, |reply| Command::Snapshot(name, request.tag, reply)).await?))
+    Ok(Json(ask(&mailbox, |reply| Command::Memory(name, MemoryCommand::Snapshot(request.tag, reply))).await?))
 }
 
 async fn snapshots(State(mailbox): State<Mailbox>) -> Answer<Vec<SnapshotInfo>> {
-    Ok(Json(ask(&mailbox, |reply| Command::Snapshots(None, reply)).await?))
+    Ok(Json(ask(&mailbox, Command::Snapshots).await?))
 }
 
 async fn snapshots_of(State(mailbox): State<Mailbox>, Path(name): Path<String>) -> Answer<Vec<SnapshotInfo>> {
     let name = Name::new(&name)?;
-    Ok(Json(ask(&mailbox, |reply| Command::Snapshots(Some(name), reply)).await?))
+    Ok(Json(ask(&mailbox, |reply| Command::Memory(name, MemoryCommand::Snapshots(reply))).await?))
 }
 
-async fn remove_snapshot(
-    State(mailbox): State<Mailbox>,
-    Path((name, tag)): Path<(String, String)>,
-) -> Answer<()> {
+async fn remove_snapshot(State(mailbox): State<Mailbox>, Path((name, tag)): Path<(String, String)>) -> Answer<()> {
     let (name, tag) = (Name::new(&name)?, Tag::new(&tag)?);
-    Ok(Json(ask(&mailbox, |reply| Command::RemoveSnapshot(name, tag, reply)).await?))
+    Ok(Json(ask(&mailbox, |reply| Command::Memory(name, MemoryCommand::RemoveSnapshot(tag, reply))).await?))
 }
 
 async fn clone(State(mailbox): State<Mailbox>, Path(name): Path<String>, body: Bytes) -> Answer<DistrictInfo> {
     let (name, request) = (Name::new(&name)?, parse(&body)?);
-    Ok(Json(ask(&mailbox, |reply| Command::Clone(name, request, reply)).await?))
+    Ok(Json(ask(&mailbox, |reply| Command::Memory(name, MemoryCommand::Clone(request, reply))).await?))
 }
 
 async fn export(
@@ -203,7 +196,7 @@ async fn export(
 ) -> Answer<SnapshotInfo> {
     let (name, tag) = (Name::new(&name)?, Tag::new(&tag)?);
     let path = absolute(parse::<FileRequest>(&body)?)?.path;
-    Ok(Json(ask(&mailbox, |reply| Command::Export(name, tag, path, reply)).await?))
+    Ok(Json(ask(&mailbox, |reply| Command::Memory(name, MemoryCommand::Export(tag, path, reply))).await?))
 }
 
 async fn import(State(mailbox): State<Mailbox>, body: Bytes) -> Answer<DistrictInfo> {
@@ -231,12 +224,12 @@ async fn restart(State(mailbox): State<Mailbox>, Path(name): Path<String>, body:
 
 async fn checkpoint(State(mailbox): State<Mailbox>, Path(name): Path<String>) -> Answer<CheckpointInfo> {
     let name = Name::new(&name)?;
-    Ok(Json(ask(&mailbox, |reply| Command::Checkpoint(name, reply)).await?))
+    Ok(Json(ask(&mailbox, |reply| Command::Memory(name, MemoryCommand::Checkpoint(reply))).await?))
 }
 
 async fn checkpoints(State(mailbox): State<Mailbox>, Path(name): Path<String>) -> Answer<Vec<CheckpointInfo>> {
     let name = Name::new(&name)?;
-    Ok(Json(ask(&mailbox, |reply| Command::Checkpoints(name, reply)).await?))
+    Ok(Json(ask(&mailbox, |reply| Command::Memory(name, MemoryCommand::Checkpoints(reply))).await?))
 }
 
 async fn remove(State(mailbox): State<Mailbox>, Path(name): Path<String>) -> Answer<()> {

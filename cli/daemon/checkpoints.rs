@@ -1,6 +1,7 @@
 //! Checkpoints of districts that run: asking for them, and what their vmm processes say of them.
 
 use anyhow::Context;
+use district_broker::{DistrictId, NoCheckpoint};
 use district_checkpoint::Depth;
 use district_vmm::control::Checkpointed;
 
@@ -66,18 +67,34 @@ impl EventLoop {
         then(self, slot, Err(refused.unwrap_or_default().to_owned()));
     }
 
+    /// Takes a checkpoint because the district's program has asked for it.
+    pub fn checkpoint_for_guest(&mut self, district: DistrictId) {
+        let ticket = self.core.checkpoint_begins(district);
+        let Some(slot) = self.slot_of(district).filter(|slot| self.slots[*slot].record.spec.checkpoints.is_some())
+        else {
+            return self.core.checkpointed(self.now, ticket, Err(NoCheckpoint::Never));
+        };
+        self.take_checkpoint(
+            slot,
+            Box::new(move |event_loop, _, taken| {
+                event_loop.core.checkpointed(event_loop.now, ticket, taken.map_err(|_| NoCheckpoint::Failed));
+                event_loop.carry_out();
+            }),
+        );
+    }
+
     /// A checkpoint is durable.
     pub fn checkpointed(&mut self, slot: usize, covers: u64, checkpoint: Checkpointed) {
         let district = &mut self.slots[slot];
         district.memory.note(checkpoint);
         let Some(life) = &mut district.life else { return };
-        let (first, number, epoch) = (life.segments == 0 && life.taken == 0, life.number, district.epoch);
+        let (first, number) = (life.segments == 0 && life.taken == 0, life.number);
         life.taken += 1;
         if EventLoop::is_full(checkpoint.log_bytes) {
             self.next_segment(slot);
-        } else if first && district.memory.taken.len() > 1 {
+        } else if first && life.generation != 0 {
             // What earlier lives have left in the log is not needed for long.
-            self.migrate(slot, epoch);
+            self.migrate(slot);
         }
         self.covered(slot, number, covers, &Ok(checkpoint.generation));
     }

@@ -13,7 +13,7 @@ use super::memory;
 use super::snapshots::{self, Place};
 use super::store::Record;
 use super::traffic;
-use crate::api::command::Reply;
+use crate::api::command::{MemoryCommand, Reply};
 use crate::api::info::DistrictInfo;
 use crate::api::name::Name;
 use crate::api::refusal::{Refusal, RefusalKind};
@@ -33,6 +33,19 @@ impl EventLoop {
             name: district.name.clone(),
             spec: district.record.spec.clone(),
             files: district.memory.files.clone(),
+        }
+    }
+
+    /// Does what was asked about a district's memory.
+    pub fn memory_command(&mut self, slot: usize, command: MemoryCommand) {
+        match command {
+            MemoryCommand::Checkpoint(reply) => self.checkpoint_by_request(slot, reply),
+            MemoryCommand::Checkpoints(reply) => self.list_checkpoints(slot, reply),
+            MemoryCommand::Snapshot(tag, reply) => self.snapshot(slot, tag, reply),
+            MemoryCommand::Snapshots(reply) => self.list_snapshots(Some(slot), reply),
+            MemoryCommand::RemoveSnapshot(tag, reply) => self.remove_snapshot(slot, tag, reply),
+            MemoryCommand::Clone(request, reply) => self.copy(slot, request, reply),
+            MemoryCommand::Export(tag, path, reply) => self.export(slot, tag, path, reply),
         }
     }
 
@@ -63,7 +76,8 @@ impl EventLoop {
 
     /// The snapshots of one district, or of all.
     pub fn list_snapshots(&mut self, slot: Option<usize>, reply: Reply<Vec<SnapshotInfo>>) {
-        let slots: Vec<usize> = slot.map_or_else(|| self.slots.iter().map(|(slot, _)| slot).collect(), |slot| vec![slot]);
+        let slots: Vec<usize> =
+            slot.map_or_else(|| self.slots.iter().map(|(slot, _)| slot).collect(), |slot| vec![slot]);
         let places: Vec<_> = slots.into_iter().map(|slot| self.place(slot)).collect();
         self.files_job(reply, move |_| Ok(places.iter().flat_map(Place::list).collect()));
     }

@@ -248,11 +248,13 @@ impl EventLoop {
     }
 
     fn is_over(&self) -> bool {
-        match &self.ending {
-            None => false,
+        let is_quiet = match &self.ending {
+            None => return false,
             Some((Leave::Running, _)) => true,
             Some((Leave::Stopped, _)) => self.lives.is_empty(),
-        }
+        };
+        // Half a snapshot helps nobody.
+        is_quiet && !self.jobs.are_under_way()
     }
 
     /// The slot of a district that the core speaks of.

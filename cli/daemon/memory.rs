@@ -161,15 +161,14 @@ impl Memory {
             let mut files = lineage.restore_files(generation)?;
             if files.segments.len() > SEGMENTS_MAX {
                 // Nothing else is under way, and this is how it becomes less.
-                super::migration::migrate(&mut lineage, u64::MAX)?;
+                super::migration::migrate(&mut lineage, generation, u64::MAX)?;
                 files = lineage.restore_files(generation)?;
             }
             let info = lineage.generations().into_iter().find(|info| info.stamp.generation == generation);
             let stamp = info.context("the checkpoint is not there any more")?.stamp;
             (origin.generation, origin.time, origin.epoch) = (generation, stamp.time, stamp.epoch);
-            let copied = |image: district_checkpoint::ImageInfo| {
-                image.lineage != id.0 && image.stamp.generation == generation
-            };
+            let copied =
+                |image: district_checkpoint::ImageInfo| image.lineage != id.0 && image.stamp.generation == generation;
             origin.is_copy = lineage.image().is_some_and(copied);
             self.open(&mut origin, files)?;
         }

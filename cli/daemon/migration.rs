@@ -1,5 +1,7 @@
 //! From a district's log to its image, while the district runs.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use district_broker::DistrictId;
 use district_checkpoint::{Depth, Folder, Lineage, Migration};
@@ -11,29 +13,40 @@ use super::memory::{self, Seal};
 /// A segment that has more bytes than this is followed by another one.
 const SEGMENT_BYTES: u64 = 8 << 20;
 
-/// Brings the image of a lineage as far as may be. Segments from number `writing` on may be written to by somebody else.
-pub fn migrate(lineage: &mut Lineage<Folder>, writing: u64) -> Result<()> {
-    if let Some(target) = lineage.migration_target() {
-        lineage.migrate(&Migration { target, writing, description: &[] }, &mut |_, _| ())?;
+/// Brings the image of a lineage as far as the memory of the running district allows, which comes from generation
+/// `running` (0: from none). Segments from number `writing` on may be written to by somebody else.
+pub fn migrate(lineage: &mut Lineage<Folder>, running: u64, writing: u64) -> Result<()> {
+    match lineage.migration_target(running) {
+        Some(target) => lineage.migrate(&Migration { target, running, writing, description: &[] }, &mut |_, _| ())?,
+        // Segments of lives that have left nothing.
+        None => lineage.clean(writing)?,
     }
     Ok(())
 }
 
-/// Migrates for a district that is in its life `epoch`. Only what that life builds on may go into the image that it has
-/// mapped: so nothing before it has taken a checkpoint itself.
-fn migrate_under(state: &std::path::Path, id: DistrictId, size: u64, epoch: u64) -> Result<[Option<Seal>; 2]> {
-    let before = memory::seal_of_home(state, id);
-    let mut lineage = memory::lineage(state, id, size, Depth::Heads)?;
-    let newest = lineage.newest()?;
+/// A life of a district, for a job.
+#[derive(Clone)]
+struct Under {
+    state: PathBuf,
+    id: DistrictId,
+    size: u64,
+    epoch: u64,
+    /// What it began from.
+    generation: u64,
+}
+
+/// Migrates under a district that runs. The image's seal before and after.
+fn migrate_under(life: &Under) -> Result<[Option<Seal>; 2]> {
+    let Under { state, id, size, epoch, generation } = life;
+    let before = memory::seal_of_home(state, *id);
+    let mut lineage = memory::lineage(state, *id, *size, Depth::Heads)?;
     let own = |info: &district_checkpoint::GenerationInfo| {
-        Some(info.stamp.generation) == newest && info.stamp.epoch == epoch
+        (info.stamp.epoch == *epoch && info.restorable).then_some(info.stamp.generation)
     };
-    if !lineage.generations().iter().any(own) {
-        return Ok([before; 2]);
-    }
+    let running = lineage.generations().iter().filter_map(own).max().unwrap_or(*generation);
     let writing = lineage.segments().last().map_or(0, |segment| segment.number);
-    migrate(&mut lineage, writing)?;
-    Ok([before, memory::seal_of_home(state, id)])
+    migrate(&mut lineage, running, writing)?;
+    Ok([before, memory::seal_of_home(state, *id)])
 }
 
 impl EventLoop {
@@ -46,11 +59,11 @@ impl EventLoop {
             return;
         }
         let (state, id, files) = (self.host.directory.path().to_owned(), district.id, district.memory.files.clone());
-        let (number, size, epoch) = (life.number, district.record.spec.memory, district.epoch);
+        let (number, size) = (life.number, district.record.spec.memory);
         let begun = self.jobs.begin(move |_| {
             let _lock = jobs::lock(&files);
             let segment = memory::new_segment(&state, id, size);
-            Box::new(move |event_loop: &mut EventLoop| event_loop.rotated(number, epoch, segment)) as Then
+            Box::new(move |event_loop: &mut EventLoop| event_loop.rotated(number, segment)) as Then
         });
         if let Err(error) = begun {
             life.rotating = false;
@@ -58,7 +71,7 @@ impl EventLoop {
         }
     }
 
-    fn rotated(&mut self, number: u64, epoch: u64, segment: Result<std::fs::File>) {
+    fn rotated(&mut self, number: u64, segment: Result<std::fs::File>) {
         use std::os::fd::AsFd;
         let Some(slot) = self.slot_of_life(number) else { return };
         let Some(life) = &mut self.slots[slot].life else { return };
@@ -68,20 +81,22 @@ impl EventLoop {
                 // One that is gone is heard of elsewhere.
                 let _ = life.control.log(segment.as_fd());
                 life.segments += 1;
-                self.migrate(slot, epoch);
+                self.migrate(slot);
             }
             Err(error) => self.checkpoint_failed(slot, &format!("no new log segment: {error:#}")),
         }
     }
 
-    /// Brings the district's image up to date.
-    pub fn migrate(&mut self, slot: usize, epoch: u64) {
+    /// Brings the image of a district that runs up to date.
+    pub fn migrate(&mut self, slot: usize) {
         let district = &self.slots[slot];
+        let Some(life) = &district.life else { return };
         let (state, id, files) = (self.host.directory.path().to_owned(), district.id, district.memory.files.clone());
-        let size = district.record.spec.memory;
+        let (size, epoch, generation) = (district.record.spec.memory, district.epoch, life.generation);
+        let under = Under { state, id, size, epoch, generation };
         let begun = self.jobs.begin(move |_| {
             let _lock = jobs::lock(&files);
-            let seal = migrate_under(&state, id, size, epoch);
+            let seal = migrate_under(&under);
             Box::new(move |event_loop: &mut EventLoop| event_loop.migrated(id, seal)) as Then
         });
         if let Err(error) = begun {

@@ -11,6 +11,7 @@ use crate::api::event::{Event, EventKind};
 use crate::api::info::{DistrictInfo, State};
 use crate::api::name::Name;
 use crate::api::refusal::{Refusal, RefusalKind};
+use crate::api::snapshot::Beginning;
 use crate::api::spec::{Published, Spec, Target};
 
 impl EventLoop {
@@ -21,26 +22,10 @@ impl EventLoop {
                 let answer = self.start_all(specs);
                 reply.send(answer);
             }
-            Command::StartExisting(name, from, reply) => {
-                if let Some(slot) = self.names.get(&name).copied()
-                    && self.slots[slot].life.is_none()
-                    && let Err(refusal) = self.begin_with(slot, from)
-                {
-                    return reply.send(Err(refusal));
-                }
-                if let Some(slot) = self.names.get(&name).copied()
-                    && self.slots[slot].state == State::Stopping
-                {
-                    return self.slots[slot].waiting.push(Waiting::Restart(reply));
-                }
-                let answer = self.find(&name).and_then(|slot| {
-                    if self.slots[slot].life.is_none() {
-                        self.start_by_request(slot)?;
-                    }
-                    Ok(self.slots[slot].info(self.now))
-                });
-                reply.send(answer);
-            }
+            Command::StartExisting(name, from, reply) => match self.find(&name) {
+                Ok(slot) => self.start_existing(slot, from, reply),
+                Err(refusal) => reply.send(Err(refusal)),
+            },
             Command::Stop(name, reply) => match self.find(&name) {
                 Ok(slot) => self.stop_by_request(slot, Waiting::Stopped(reply)),
                 Err(refusal) => reply.send(Err(refusal)),
@@ -52,34 +37,11 @@ impl EventLoop {
                 Ok(slot) => self.stop_by_request(slot, Waiting::Restart(reply)),
                 Err(refusal) => reply.send(Err(refusal)),
             },
-            Command::Checkpoint(name, reply) => match self.find(&name) {
-                Ok(slot) => self.checkpoint_by_request(slot, reply),
-                Err(refusal) => reply.send(Err(refusal)),
+            Command::Memory(name, command) => match self.find(&name) {
+                Ok(slot) => self.memory_command(slot, command),
+                Err(refusal) => command.refuse(refusal),
             },
-            Command::Checkpoints(name, reply) => match self.find(&name) {
-                Ok(slot) => self.list_checkpoints(slot, reply),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
-            Command::Snapshot(name, tag, reply) => match self.find(&name) {
-                Ok(slot) => self.snapshot(slot, tag, reply),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
-            Command::Snapshots(name, reply) => match name.map(|name| self.find(&name)).transpose() {
-                Ok(slot) => self.list_snapshots(slot, reply),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
-            Command::RemoveSnapshot(name, tag, reply) => match self.find(&name) {
-                Ok(slot) => self.remove_snapshot(slot, tag, reply),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
-            Command::Clone(name, request, reply) => match self.find(&name) {
-                Ok(slot) => self.copy(slot, request, reply),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
-            Command::Export(name, tag, path, reply) => match self.find(&name) {
-                Ok(slot) => self.export(slot, tag, path, reply),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
+            Command::Snapshots(reply) => self.list_snapshots(None, reply),
             Command::Import(request, reply) => self.import(request, reply),
             Command::Remove(name, reply) => {
                 let answer = self.find(&name).and_then(|slot| self.remove(slot));
@@ -104,6 +66,19 @@ impl EventLoop {
             }
             Command::Shutdown(leave, reply) => self.shut_down(leave, reply),
         }
+    }
+
+    fn start_existing(&mut self, slot: usize, from: Beginning, reply: Reply<DistrictInfo>) {
+        if self.slots[slot].life.is_none()
+            && let Err(refusal) = self.begin_with(slot, from)
+        {
+            return reply.send(Err(refusal));
+        }
+        if self.slots[slot].state == State::Stopping {
+            return self.slots[slot].waiting.push(Waiting::Restart(reply));
+        }
+        let started = if self.slots[slot].life.is_none() { self.start_by_request(slot) } else { Ok(()) };
+        reply.send(started.map(|()| self.slots[slot].info(self.now)));
     }
 
     fn find(&self, name: &Name) -> Result<usize, Refusal> {

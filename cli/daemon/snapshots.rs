@@ -49,7 +49,12 @@ impl Place {
     }
 
     /// Keeps `generation`, or the newest one if that is not there any more because later ones are.
-    pub fn make(&self, generation: Option<u64>, tag: Option<&Tag>, progress: &mut Progress<'_>) -> Result<SnapshotInfo> {
+    pub fn make(
+        &self,
+        generation: Option<u64>,
+        tag: Option<&Tag>,
+        progress: &mut Progress<'_>,
+    ) -> Result<SnapshotInfo> {
         let _lock = jobs::lock(&self.files);
         let lineage = memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads)?;
         let newest = lineage.newest()?;
@@ -57,10 +62,14 @@ impl Place {
         let Some(generation) = wanted else {
             bail!("there is no checkpoint of it yet; start it, with `checkpoints` in its manifest")
         };
-        let tag = tag.cloned().map_or_else(|| Tag::of_generation(generation), Ok).map_err(|wrong| {
-            anyhow::anyhow!(wrong.what)
-        })?;
-        ensure!(!self.snapshot(&tag).exists(), "it has a snapshot `{tag}` already; choose another tag, or remove that one");
+        let tag = tag
+            .cloned()
+            .map_or_else(|| Tag::of_generation(generation), Ok)
+            .map_err(|wrong| anyhow::anyhow!(wrong.what))?;
+        ensure!(
+            !self.snapshot(&tag).exists(),
+            "it has a snapshot `{tag}` already; choose another tag, or remove that one"
+        );
         let folder = folder(&self.snapshots())?;
         let description = serde_json::to_vec(&self.spec)?;
         let identity = Identity { lineage: self.id.0, description: &description };
@@ -232,9 +241,10 @@ pub fn report(teller: &Teller, district: Name, what: &'static str) -> impl FnMut
         let percent = done.saturating_mul(100) / total;
         let district = district.clone();
         let then: Then = Box::new(move |event_loop: &mut EventLoop| {
-            let (epoch, state) = event_loop.names.get(&district).map_or((0, State::Stopped), |slot| {
-                (event_loop.slots[*slot].epoch, event_loop.slots[*slot].state)
-            });
+            let (epoch, state) = event_loop
+                .names
+                .get(&district)
+                .map_or((0, State::Stopped), |slot| (event_loop.slots[*slot].epoch, event_loop.slots[*slot].state));
             let text = format!("{what}: {percent} %");
             event_loop.publish(&Event::now(EventKind::Progress, district, epoch, state, text));
         });

@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::Arc;
 
-use district_broker::{Delivered, DistrictId, Effect, NoCheckpoint, RawRequest};
+use district_broker::{Delivered, DistrictId, Effect, RawRequest};
 use district_devices::ChannelError;
 use district_protocol::frame::CompletionHeader;
 use district_protocol::status::Status;
@@ -143,11 +143,7 @@ impl EventLoop {
             }
             // The district's record is removed as a whole, its names with it.
             Effect::Unbound(_) => {}
-            // Nobody takes checkpoints yet.
-            Effect::Checkpoint(district) => {
-                let ticket = self.core.checkpoint_begins(district);
-                self.core.checkpointed(self.now, ticket, Err(NoCheckpoint::Never));
-            }
+            Effect::Checkpoint(district) => self.checkpoint_for_guest(district),
             Effect::ReserveSerials(district) => {
                 if let Some(slot) = self.slot_of(district) {
                     self.reserve_serials(slot);

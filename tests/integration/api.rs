@@ -82,14 +82,7 @@ fn answer(command: Command, feeds: &mpsc::Sender<Feed>) -> bool {
         }
         Command::Inspect(name, reply) => reply.send(Ok(name.iter().map(key).collect())),
         // Answered by nobody: as if the daemon were about to end.
-        Command::Checkpoint(..)
-        | Command::Checkpoints(..)
-        | Command::Snapshot(..)
-        | Command::Snapshots(..)
-        | Command::RemoveSnapshot(..)
-        | Command::Clone(..)
-        | Command::Export(..)
-        | Command::Import(..) => {}
+        Command::Memory(..) | Command::Snapshots(..) | Command::Import(..) => {}
         Command::Shutdown(leave, reply) => {
             assert_eq!(leave, Leave::Running);
             reply.send(Ok(()));

@@ -11,8 +11,8 @@
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use serde::{Deserialize, Serialize};
 
-use crate::state::sections::{Reader, Section, Writer};
 use crate::state::StateError;
+use crate::state::sections::{Reader, Section, Writer};
 
 /// What becomes of a register of a leaf.
 enum Keep {

@@ -118,10 +118,7 @@ pub(crate) fn checkpoint() -> Result<BpfProgram, seccompiler::BackendError> {
     let own = u64::from(std::process::id());
     filter(
         &CHECKPOINT,
-        [
-            (libc::SYS_ioctl, vec![when(1, Eq, KVM_GET_DIRTY_LOG())?]),
-            (libc::SYS_tgkill, vec![when(0, Eq, own)?]),
-        ],
+        [(libc::SYS_ioctl, vec![when(1, Eq, KVM_GET_DIRTY_LOG())?]), (libc::SYS_tgkill, vec![when(0, Eq, own)?])],
     )
 }
 

@@ -115,12 +115,7 @@ impl Memory {
         Ok(Self { ram, layout: Layout::of(&space), written, begins: Begins::At(image.entry) })
     }
 
-    fn restore(
-        start: &Start,
-        cpuid: &Cpuid,
-        restore: &Restore<File>,
-        image: Option<File>,
-    ) -> Result<Self, BuildError> {
+    fn restore(start: &Start, cpuid: &Cpuid, restore: &Restore<File>, image: Option<File>) -> Result<Self, BuildError> {
         same_size("memory", restore.memory_size(), start.memory)?;
         let state = MachineState::decode(restore.state(), start.memory).map_err(RestoreError::from)?;
         let missing = state.cpuid.beyond(cpuid);

@@ -4,8 +4,8 @@
 //! the guest, where the guest's state is complete, and goes on. It copies itself because waking the other thread while
 //! the guest stands still would take longer than the copying.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use district_protocol::layout::BOOT_PAGE;
@@ -44,7 +44,7 @@ pub(crate) enum Captured {
 enum Slot {
     Empty,
     Ordered(Order),
-    Answered(Captured, Duration),
+    Answered(Box<Captured>, Duration),
     /// Answered; the guest stands still.
     Holding,
     /// The guest's life is over.
@@ -61,7 +61,12 @@ pub(crate) struct Pause {
 
 impl Pause {
     pub(crate) fn new() -> Self {
-        Self { ordered: AtomicBool::new(false), ran: AtomicBool::new(false), slot: Mutex::new(Slot::Empty), changed: Condvar::new() }
+        Self {
+            ordered: AtomicBool::new(false),
+            ran: AtomicBool::new(false),
+            slot: Mutex::new(Slot::Empty),
+            changed: Condvar::new(),
+        }
     }
 
     fn slot(&self) -> MutexGuard<'_, Slot> {
@@ -105,10 +110,10 @@ impl Pause {
         loop {
             match std::mem::replace(&mut *slot, Slot::Empty) {
                 Slot::Answered(captured, pause) => {
-                    if matches!(captured, Captured::Held { .. }) {
+                    if matches!(*captured, Captured::Held { .. }) {
                         *slot = Slot::Holding;
                     }
-                    return Some((captured, pause));
+                    return Some((*captured, pause));
                 }
                 Slot::Closed => {
                     *slot = Slot::Closed;
@@ -143,7 +148,7 @@ impl Pause {
     pub(crate) fn answer(&self, captured: Captured, pause: Duration) {
         let held = matches!(captured, Captured::Held { .. });
         let mut slot = self.slot();
-        *slot = Slot::Answered(captured, pause);
+        *slot = Slot::Answered(Box::new(captured), pause);
         self.changed.notify_all();
         while held && matches!(*slot, Slot::Answered(..) | Slot::Holding) {
             slot = self.changed.wait(slot).unwrap_or_else(PoisonError::into_inner);

@@ -27,7 +27,9 @@ use sections::{Reader, Writer};
 #[non_exhaustive]
 pub enum StateError {
     /// Written by a version of this program that this one does not know.
-    #[error("piece {kind} of the state has version {found}, this program knows version {known}; use the version that wrote it")]
+    #[error(
+        "piece {kind} of the state has version {found}, this program knows version {known}; use the version that wrote it"
+    )]
     Version {
         /// Which piece.
         kind: u32,

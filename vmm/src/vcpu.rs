@@ -18,8 +18,8 @@ use crate::kick::Kick;
 use crate::memory::Ram;
 use crate::pause::{Pause, Source};
 use crate::report::{Ended, Fault};
-use crate::state::Layout;
 use crate::shim::{CALL_FRAME, CALL_RIP, CALL_VECTOR, FAULT_FRAME};
+use crate::state::Layout;
 
 /// A vCPU ready to run, with what serves its exits.
 pub(crate) struct Vcpu {

@@ -24,12 +24,7 @@ pub(crate) struct Layout {
 impl Layout {
     pub(crate) fn of(space: &AddressSpace) -> Self {
         let AddressSpace { window, stack, heap, tables, .. } = space;
-        Self {
-            window: window.end - window.start,
-            stack: stack.clone(),
-            heap: heap.clone(),
-            tables: tables.clone(),
-        }
+        Self { window: window.end - window.start, stack: stack.clone(), heap: heap.clone(), tables: tables.clone() }
     }
 
     /// Addresses of the window.

@@ -1,10 +1,10 @@
 //! The state of a processor that runs a program in ring 3, or waits for it in the shim.
 
+use district_protocol::layout::{PAGE_SIZE, SHIM_BASE};
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, kvm_debugregs, kvm_regs, kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
-use district_protocol::layout::{PAGE_SIZE, SHIM_BASE};
 
 use super::StateError;
 use super::sections::{Content, Reader, Section, Writer};

@@ -356,7 +356,8 @@ fn sizes_and_generations_that_do_not_fit_are_refused() {
     let refused = |change: &dyn Fn(&mut Start)| {
         let mut start = Start { generation, ..lives.start.clone() };
         change(&mut start);
-        let origin = Origin::Checkpoint { image: None, verify: true, segments: vec![File::open(lives.path(1)).unwrap()] };
+        let origin =
+            Origin::Checkpoint { image: None, verify: true, segments: vec![File::open(lives.path(1)).unwrap()] };
         Guest::from(&start, origin).err().map(|error| error.to_string())
     };
     assert_eq!(refused(&|_| {}), None);
@@ -367,4 +368,3 @@ fn sizes_and_generations_that_do_not_fit_are_refused() {
     let error = refused(&|start| start.generation += 1).unwrap();
     assert!(error.contains("checkpoint: "), "{error}");
 }
-
