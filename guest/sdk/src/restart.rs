@@ -33,11 +33,7 @@ impl fmt::Display for Restart {
         if let Some(reason) = self.reason {
             write!(out, ", {reason:?}")?;
         }
-        if self.generation == 0 {
-            out.write_str(", from no checkpoint")
-        } else {
-            write!(out, ", from {}", self.generation)
-        }
+        if self.generation == 0 { Ok(()) } else { write!(out, ", generation {}", self.generation) }
     }
 }
 

@@ -28,7 +28,9 @@ fn main() -> Result<(), Error> {
     let (crash_at, idle) = (number(), number().map(Duration::from_millis));
     let mut count = 0;
     let mut clients = BTreeSet::new();
-    let mut service = publish(&name, 0)?;
+    // Each time under another number: what is said of an export that was given up is not meant for the new one.
+    let mut publication = 0;
+    let mut service = publish(&name, publication)?;
     loop {
         match next_event(idle) {
             Some(Event::Message(message)) => {
@@ -43,9 +45,10 @@ fn main() -> Result<(), Error> {
             }
             Some(Event::Lost(reason)) => {
                 log!("at {count}, publishing {name} again ({reason:?})");
-                service = publish(&name, 0)?;
+                publication += 1;
+                service = publish(&name, publication)?;
             }
-            Some(Event::Unreferenced { .. }) => {
+            Some(Event::Unreferenced { export }) if export == publication => {
                 log!("nobody can reach {name} any more");
                 drop(service);
                 return Ok(());
