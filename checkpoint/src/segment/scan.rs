@@ -12,7 +12,7 @@ use crate::page::Run;
 use crate::storage::Storage;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
-/// The longest record: what lies between a damaged head and the next good one, if no more than that is damaged.
+/// The longest record: as far from a damaged head may the next good one be, if no more than that is damaged.
 const RECORD_MAX: u64 = BLOCK + (batch::PAGES_MAX * PAGE_SIZE) as u64;
 const _: () = assert!(STATE_MAX - commit::STATE_IN_HEAD <= batch::PAGES_MAX * PAGE_SIZE);
 
@@ -84,7 +84,7 @@ pub(crate) fn scan<F: Storage>(file: &F, header: SegmentHeader) -> Result<Scan, 
 impl<F: Storage> Scanner<'_, F> {
     /// The first record from `at` on. One damaged head does not take the records after it along.
     fn next(&mut self, at: u64) -> Option<(u64, Head)> {
-        let end = at.saturating_add(RECORD_MAX).min(self.scan.size);
+        let end = at.saturating_add(RECORD_MAX).saturating_add(1).min(self.scan.size);
         let mut now = at;
         while now < end {
             if let Some(head) = self.record(now) {

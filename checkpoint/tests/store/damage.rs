@@ -47,7 +47,7 @@ fn file(disk: &Disk, name: &str) -> SimulatedFile {
     disk.folder("lineage").open(name, Access::Write).unwrap()
 }
 
-fn flip(file: &SimulatedFile, bit: u64) {
+pub fn flip(file: &SimulatedFile, bit: u64) {
     let mut byte = [0];
     file.read_at(bit / 8, &mut byte).unwrap();
     byte[0] ^= 1 << (bit % 8);

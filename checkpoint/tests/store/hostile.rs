@@ -208,6 +208,25 @@ fn a_forged_record_is_none_and_what_was_before_it_remains() {
 }
 
 #[test]
+fn of_two_generations_with_one_number_the_first_counts() {
+    let mut first = Forger::new(nothing);
+    first.good(1, 0);
+    first.good(2, 1);
+    let mut second = Forger::new(|block| put(block, header::NUMBER, &2_u64.to_le_bytes()));
+    second.batch(2, &[(4, 1)], 1, nothing);
+    second.commit(2, 1, [1, 1, 0], nothing);
+    second.good(3, 2);
+    let (disk, _) = first.lineage();
+    let file = disk.folder("lineage").create_new("log.2").unwrap();
+    file.write_at(0, &[IoSlice::new(&second.bytes)]).unwrap();
+    let lineage = open(&disk).unwrap();
+    assert_eq!(lineage.chain(3).unwrap(), [1, 2, 3]);
+    assert_eq!(lineage.damage(), [Damage::Record { segment: 2, offset: 4096 }]);
+    let second = lineage.generations()[1];
+    assert_eq!((second.stamp.generation, second.segment), (2, Some(1)));
+}
+
+#[test]
 fn generations_up_to_the_floor_do_not_count() {
     let mut forger = Forger::new(|block| put(block, header::FLOOR, &4_u64.to_le_bytes()));
     forger.good(4, 0);

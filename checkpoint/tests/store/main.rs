@@ -3,7 +3,10 @@
 mod support;
 
 mod damage;
+mod document;
 mod files;
+mod golden;
 mod history;
 mod hostile;
+mod lineage;
 mod power;
