@@ -101,7 +101,7 @@ impl<F: Storage> Image<F> {
 
     /// Reads the whole file and compares each page with the table, and the table with the header. Pages that `skip` says
     /// are left out. In phase `Migrating`, `skip` must name exactly the pages that the generations up to the target
-    /// contain; [`crate::Lineage::verify`] does.
+    /// contain; [`crate::Lineage::verify_image`] does.
     pub fn verify(&self, skip: &dyn Fn(u64) -> bool, progress: &mut Progress<'_>) -> Result<(), Error> {
         self.description()?;
         let whole = match self.slot.phase {

@@ -5,8 +5,8 @@ use std::io::IoSlice;
 
 use district_checkpoint::simulated::{Disk, Random, SimulatedFile};
 use district_checkpoint::{
-    Access, Damage, Directory, Error, Identity, Image, ImportLimits, Lineage, Migration, Phase, SegmentWriter, Storage,
-    export, import, write_image,
+    Access, Damage, Depth, Directory, Error, Identity, Image, ImportLimits, Lineage, Migration, Phase, Run,
+    SegmentHeader, SegmentWriter, Storage, create_segment, export, import, write_image,
 };
 
 use super::history::open;
@@ -137,6 +137,25 @@ fn c51_a_damaged_record_does_not_take_later_ones_along() {
         check_all(&lineage, &model, "before the damage");
         flip(&file, byte * 8);
     }
+}
+
+#[test]
+fn c51_the_longest_record_can_be_lost_and_the_next_one_is_found() {
+    let disk = Disk::new();
+    let memory_size = 200 * PAGE as u64;
+    let header = SegmentHeader { memory_size, lineage: ID, number: 1, salt: 5, floor: 0 };
+    let file = create_segment(&disk.folder("lineage"), &header).unwrap();
+    let mut writer = SegmentWriter::open(file.clone()).unwrap();
+    let data = vec![1; 128 * PAGE];
+    for generation in 1..3 {
+        let next = writer.begin(generation, 0).unwrap();
+        next.put_and_commit(&[Run::data(9, 128)], &data, &info(generation), &state(generation)).unwrap();
+    }
+    flip(&file, 4096 * 8);
+    let lineage = Lineage::open(disk.folder("lineage"), ID, memory_size, Depth::Data).unwrap();
+    assert_eq!(lineage.newest().unwrap(), Some(2));
+    assert_eq!(lineage.generations().len(), 1);
+    assert_eq!(lineage.damage(), [Damage::Record { segment: 1, offset: 4096 }]);
 }
 
 #[test]
@@ -307,7 +326,7 @@ fn an_export_becomes_the_same_memory_elsewhere() {
     assert_eq!((info.phase, info.stamp.parent, info.lineage), (Phase::At(8), 0, [3; 16]));
     image.verify(&|_| false, &mut quiet).unwrap();
     disk.link(("images", "copy"), ("lineage", "base")).unwrap();
-    let mut clone = Lineage::open(disk.folder("lineage"), [4; 16], MEMORY, district_checkpoint::Depth::Data).unwrap();
+    let mut clone = Lineage::open(disk.folder("lineage"), [4; 16], MEMORY, Depth::Data).unwrap();
     assert_same(&restore(&clone, 8).unwrap(), &model[&8], "imported");
     let mut writer = SegmentWriter::open(clone.create_segment(1).unwrap()).unwrap();
     checkpoint(&mut writer, clone.next_generation().unwrap(), 8, &BTreeMap::from([(0, 1)])).unwrap();

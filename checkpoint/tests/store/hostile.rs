@@ -236,6 +236,9 @@ fn generations_up_to_the_floor_do_not_count() {
     assert_eq!(known, [5]);
 }
 
+/// Changes a header.
+type Change = fn(&mut [u8]);
+
 #[test]
 fn a_file_of_another_version_lineage_or_memory_is_not_read() {
     let mut forger = Forger::new(nothing);
@@ -244,7 +247,7 @@ fn a_file_of_another_version_lineage_or_memory_is_not_read() {
     forger.bytes[header::MEMORY_SIZE] = 1;
     assert!(matches!(forger.lineage().1, Err(Error::Version { found: 2, .. })));
 
-    let changes: [(bool, fn(&mut [u8])); 4] = [
+    let changes: [(bool, Change); 4] = [
         (false, |block| put(block, header::LINEAGE, &[8; 16])),
         (false, |block| put(block, header::MEMORY_SIZE, &(2 * MEMORY).to_le_bytes())),
         (false, |block| put(block, header::MEMORY_SIZE, &u64::MAX.to_le_bytes())),

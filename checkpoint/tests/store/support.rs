@@ -96,10 +96,6 @@ pub fn restore<D: Directory>(lineage: &Lineage<D>, generation: u64) -> Result<Ve
     restored(&plan, image.as_ref())
 }
 
-pub fn flat(memory: &[u64]) -> Vec<u8> {
-    memory.iter().flat_map(|value| bytes(*value)).collect()
-}
-
 /// Says which pages differ, not their bytes.
 pub fn assert_same(found: &[u8], expected: &[u64], what: &str) {
     let differing: Vec<usize> =
