@@ -71,6 +71,8 @@ pub struct Life {
     pub session_began: u64,
     /// The checkpoint that it began from; 0: none.
     pub generation: u64,
+    /// Whether somebody had it go back to that, and not to the newest.
+    pub is_roll_back: bool,
     /// Seal of the image that it began from, which its vmm process has compared with its table when it runs.
     pub seal: Option<Seal>,
     pub requests: Requests,

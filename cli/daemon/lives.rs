@@ -121,6 +121,7 @@ impl EventLoop {
         life.control.start(start, &StartFiles { window: window.memfd(), log, memory: &memory })?;
         life.window = Some(window);
         (life.generation, life.seal) = (origin.generation, origin.seal);
+        life.is_roll_back = reason == StartReason::RollBack;
         // The machine is built while the epoch goes to disk, and runs after that.
         let reserved = beginning.commit()?;
         district.epoch = reserved.epoch;
@@ -161,6 +162,7 @@ impl EventLoop {
             sessions: 0,
             session_began: self.now,
             generation: 0,
+            is_roll_back: false,
             seal: None,
             requests: Requests::default(),
             taken: 0,
@@ -233,6 +235,10 @@ impl EventLoop {
                     self.slots[slot].memory.verified = life.seal;
                 }
                 self.running(slot, "started");
+                if self.slots[slot].life.as_ref().is_some_and(|life| life.is_roll_back) {
+                    // From now on the newest is one that builds on what it went back to.
+                    self.take_checkpoint(slot, Box::new(|_, _, _| ()));
+                }
             }
             // It crossed with a request to stop.
             FromVmm::Running => {}

@@ -151,7 +151,8 @@ impl Memory {
         policy: &spec::Checkpoints,
         wanted: Wanted,
     ) -> Result<Origin> {
-        let mut lineage = lineage(state, id, memory, Depth::Heads)?;
+        // All data is looked at: the last checkpoint may be torn, though it looks complete.
+        let mut lineage = lineage(state, id, memory, Depth::Data)?;
         for damage in lineage.damage() {
             log::warn!("district {id}: its memory is damaged: {damage}");
         }
@@ -284,8 +285,11 @@ impl EventLoop {
         } else if life.report.is_some() {
             memory.failures = 0;
         }
+        let back = life.is_roll_back && life.taken == 0;
         district.next_memory = match memory.failures {
             _ if over => Wanted::Fresh,
+            // Whoever went back did not want the newest.
+            0 if back => Wanted::Generation(life.generation),
             0 => Wanted::Newest,
             1 => Wanted::Previous,
             _ if cold => Wanted::Fresh,

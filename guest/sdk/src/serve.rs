@@ -117,8 +117,8 @@ enum Answer {
 
 impl Message {
     fn new(connection: Connection, header: &DeliveryHeader, data: Vec<u8>) -> Message {
-        let reply = Key::received(header.reply, connection);
-        let answer = if header.reply.0 == 0 { Answer::Unwanted } else { Answer::Due(reply) };
+        let due = || Answer::Due(Key::received(header.reply, connection));
+        let answer = if header.reply.0 == 0 { Answer::Unwanted } else { due() };
         let keys = header.keys.iter().take(usize::from(header.key_count)).copied();
         Message {
             export: header.export,
