@@ -8,7 +8,7 @@ use super::feed::Feed;
 use super::info::{CheckpointInfo, DistrictInfo, KeyInfo};
 use super::name::Name;
 use super::refusal::Refusal;
-use super::snapshot::{Beginning, CloneRequest, FileRequest, SnapshotInfo, Tag};
+use super::snapshot::{Beginning, CloneRequest, ImportRequest, SnapshotInfo, Tag};
 use super::spec::Spec;
 
 /// Where the answer to one command goes. Dropping it answers that the daemon is shutting down.
@@ -66,7 +66,7 @@ pub enum Command {
     /// Write a snapshot to a new file that another host can import.
     Export(Name, Tag, PathBuf, Reply<SnapshotInfo>),
     /// Make a district of such a file; it is not started.
-    Import(FileRequest, Reply<DistrictInfo>),
+    Import(ImportRequest, Reply<DistrictInfo>),
     /// Forget a district that is not running: its epochs, checkpoints and log.
     Remove(Name, Reply<()>),
     /// All districts, by name.

@@ -99,6 +99,8 @@ pub struct CheckpointInfo {
     pub bytes: u64,
     /// Whether a district can begin from it.
     pub restorable: bool,
+    /// Why not.
+    pub obstacle: Option<String>,
     /// Microseconds for which the district stood still, if this daemon was told.
     pub pause_us: Option<u64>,
     /// Microseconds until it was durable, if this daemon was told.

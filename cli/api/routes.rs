@@ -21,7 +21,7 @@ use super::mailbox::Mailbox;
 use super::name::Name;
 use super::refusal::{Refusal, RefusalKind};
 use super::rules::Wrong;
-use super::snapshot::{Beginning, FileRequest, SnapshotInfo, SnapshotRequest, StartFrom, Tag};
+use super::snapshot::{Beginning, ExportRequest, ImportRequest, SnapshotInfo, SnapshotRequest, StartFrom, Tag};
 use super::spec::Spec;
 use super::stream::EventBody;
 
@@ -159,11 +159,7 @@ fn beginning(body: &Bytes) -> Result<Beginning, Refusal> {
     if body.is_empty() { Ok(Beginning::Newest) } else { parse::<StartFrom>(body).map(|start| start.from) }
 }
 
-async fn start_existing(
-    State(mailbox): State<Mailbox>,
-    Path(name): Path<String>,
-    body: Bytes,
-) -> Answer<DistrictInfo> {
+async fn start_existing(State(mailbox): State<Mailbox>, Path(name): Path<String>, body: Bytes) -> Answer<DistrictInfo> {
     let (name, from) = (Name::new(&name)?, beginning(&body)?);
     Ok(Json(ask(&mailbox, |reply| Command::StartExisting(name, from, reply)).await?))
 }
@@ -183,10 +179,7 @@ async fn snapshots_of(State(mailbox): State<Mailbox>, Path(name): Path<String>) 
     Ok(Json(ask(&mailbox, |reply| Command::Snapshots(Some(name), reply)).await?))
 }
 
-async fn remove_snapshot(
-    State(mailbox): State<Mailbox>,
-    Path((name, tag)): Path<(String, String)>,
-) -> Answer<()> {
+async fn remove_snapshot(State(mailbox): State<Mailbox>, Path((name, tag)): Path<(String, String)>) -> Answer<()> {
     let (name, tag) = (Name::new(&name)?, Tag::new(&tag)?);
     Ok(Json(ask(&mailbox, |reply| Command::RemoveSnapshot(name, tag, reply)).await?))
 }
@@ -202,20 +195,22 @@ async fn export(
     body: Bytes,
 ) -> Answer<SnapshotInfo> {
     let (name, tag) = (Name::new(&name)?, Tag::new(&tag)?);
-    let path = absolute(parse::<FileRequest>(&body)?)?.path;
+    let ExportRequest { path } = parse(&body)?;
+    absolute(&path)?;
     Ok(Json(ask(&mailbox, |reply| Command::Export(name, tag, path, reply)).await?))
 }
 
 async fn import(State(mailbox): State<Mailbox>, body: Bytes) -> Answer<DistrictInfo> {
-    let request = absolute(parse::<FileRequest>(&body)?)?;
+    let request: ImportRequest = parse(&body)?;
+    absolute(&request.path)?;
     Ok(Json(ask(&mailbox, |reply| Command::Import(request, reply)).await?))
 }
 
-fn absolute(request: FileRequest) -> Result<FileRequest, Wrong> {
-    if request.path.is_absolute() {
-        return Ok(request);
+fn absolute(path: &std::path::Path) -> Result<(), Wrong> {
+    if path.is_absolute() {
+        return Ok(());
     }
-    let what = format!("path {} is not absolute", request.path.display());
+    let what = format!("path {} is not absolute", path.display());
     Err(Wrong::new(what, "the daemon has another working directory; send the whole path"))
 }
 

@@ -142,15 +142,22 @@ pub struct CloneRequest {
     pub from: Option<Tag>,
 }
 
-/// The body of a request that is about a file.
+/// The body of a request to write a snapshot to a file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct FileRequest {
-    /// Its absolute path.
+pub struct ExportRequest {
+    /// Absolute path of the file, which is not there yet.
     pub path: PathBuf,
-    /// For an import, the name of the district; else that of the one that it came from.
-    #[serde(default)]
-    pub name: Option<Name>,
+}
+
+/// The body of a request to make a district of such a file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportRequest {
+    /// Absolute path of the file.
+    pub path: PathBuf,
+    /// Name of the new district.
+    pub name: Name,
 }
 
 #[cfg(test)]

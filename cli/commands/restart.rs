@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
+use super::beginning::BeginningArguments;
 use super::start::say;
 use super::{Place, exit, session};
 use crate::api::name::Name;
@@ -11,19 +12,24 @@ use crate::terminal::output::Output;
 /// End a district and start it in a new epoch
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Everybody else's keys to it break; they can look it up again.
+Everybody else's keys to it break; they can look it up again. If checkpoints are taken of it, one is taken first and it
+goes on from there, unless --from or --cold says otherwise. Going back to a snapshot drops the checkpoints; going back to
+one of those keeps the later ones until newer ones replace them.
 
-Example:
-  district restart counter")]
+Examples:
+  district restart counter
+  district restart counter --from monday")]
 pub struct Restart {
     /// Which one
     name: Name,
+    #[command(flatten)]
+    beginning: BeginningArguments,
 }
 
 impl Restart {
     pub(super) fn run(self, place: &Place) -> Result<u8> {
         let client = session::join(&place.state_dir()?)?;
-        say(&Output::standard(), &client.restart(&self.name)?)?;
+        say(&Output::standard(), &client.restart_from(&self.name, self.beginning.beginning())?)?;
         Ok(exit::SUCCESS)
     }
 }

@@ -39,6 +39,9 @@ pub struct District {
     pub next_memory: Wanted,
     /// What somebody wants it to begin with.
     pub beginning: Beginning,
+    /// What its last life began with, if that was not its newest checkpoint and no other one has been taken since. Those
+    /// that there are would undo it.
+    pub pinned: Option<Wanted>,
 }
 
 /// What somebody wants when a life has ended.
@@ -123,6 +126,7 @@ impl District {
             memory: Memory::default(),
             next_memory: Wanted::Newest,
             beginning: Beginning::Newest,
+            pinned: None,
             record,
         }
     }
@@ -139,6 +143,7 @@ impl District {
             Waiting::Restart(reply) | Waiting::Stopped(reply) => Waiting::Stopped(reply),
         };
         self.waiting = all.into_iter().map(stopped).collect();
+        self.beginning = Beginning::Newest;
     }
 
     /// Whether it can look up something that `owner` publishes.

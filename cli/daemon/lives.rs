@@ -233,6 +233,10 @@ impl EventLoop {
                     self.slots[slot].memory.verified = life.seal;
                 }
                 self.running(slot, "started");
+                if self.slots[slot].pinned.is_some() {
+                    // So that the next daemon, too, goes on from here. If there is none, that was said.
+                    self.take_checkpoint(slot, Box::new(|_, _, _| ()));
+                }
             }
             // It crossed with a request to stop.
             FromVmm::Running => {}

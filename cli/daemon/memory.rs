@@ -167,9 +167,8 @@ impl Memory {
             let info = lineage.generations().into_iter().find(|info| info.stamp.generation == generation);
             let stamp = info.context("the checkpoint is not there any more")?.stamp;
             (origin.generation, origin.time, origin.epoch) = (generation, stamp.time, stamp.epoch);
-            let copied = |image: district_checkpoint::ImageInfo| {
-                image.lineage != id.0 && image.stamp.generation == generation
-            };
+            let copied =
+                |image: district_checkpoint::ImageInfo| image.lineage != id.0 && image.stamp.generation == generation;
             origin.is_copy = lineage.image().is_some_and(copied);
             self.open(&mut origin, files)?;
         }
@@ -244,7 +243,7 @@ impl EventLoop {
         let chosen = std::mem::replace(&mut district.next_memory, Wanted::Newest);
         let Some(policy) = district.record.spec.checkpoints else { return Ok((Origin::fresh(), reason)) };
         let wanted = match &beginning {
-            Beginning::Newest => chosen,
+            Beginning::Newest => district.pinned.filter(|_| chosen != Wanted::Fresh).unwrap_or(chosen),
             Beginning::Cold => Wanted::Fresh,
             Beginning::Generation(generation) => Wanted::Generation(*generation),
             Beginning::Tag(tag) => {
@@ -252,7 +251,8 @@ impl EventLoop {
                 Wanted::Newest
             }
         };
-        let district = &self.slots[slot];
+        let district = &mut self.slots[slot];
+        district.pinned = matches!(wanted, Wanted::Fresh | Wanted::Generation(_)).then_some(wanted);
         let (state, memory) = (self.host.directory.path(), district.record.spec.memory);
         let origin = district.memory.prepare(state, district.id, memory, &policy, wanted).context("its memory")?;
         let reason = match beginning {

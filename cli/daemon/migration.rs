@@ -25,9 +25,8 @@ fn migrate_under(state: &std::path::Path, id: DistrictId, size: u64, epoch: u64)
     let before = memory::seal_of_home(state, id);
     let mut lineage = memory::lineage(state, id, size, Depth::Heads)?;
     let newest = lineage.newest()?;
-    let own = |info: &district_checkpoint::GenerationInfo| {
-        Some(info.stamp.generation) == newest && info.stamp.epoch == epoch
-    };
+    let own =
+        |info: &district_checkpoint::GenerationInfo| Some(info.stamp.generation) == newest && info.stamp.epoch == epoch;
     if !lineage.generations().iter().any(own) {
         return Ok([before; 2]);
     }

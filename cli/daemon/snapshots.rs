@@ -8,7 +8,7 @@ use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use district_broker::DistrictId;
 use district_checkpoint::{
     BASE, Depth, Identity, Image, ImportLimits, Progress, Restore, SegmentHeader, create_segment, export, import,
@@ -23,6 +23,7 @@ use super::memory::{self, directory, folder};
 use crate::api::event::{Event, EventKind};
 use crate::api::info::State;
 use crate::api::name::Name;
+use crate::api::refusal::{Refusal, RefusalKind};
 use crate::api::snapshot::{SnapshotInfo, Tag};
 use crate::api::spec::Spec;
 
@@ -49,18 +50,31 @@ impl Place {
     }
 
     /// Keeps `generation`, or the newest one if that is not there any more because later ones are.
-    pub fn make(&self, generation: Option<u64>, tag: Option<&Tag>, progress: &mut Progress<'_>) -> Result<SnapshotInfo> {
+    pub fn make(
+        &self,
+        generation: Option<u64>,
+        tag: Option<&Tag>,
+        progress: &mut Progress<'_>,
+    ) -> Result<SnapshotInfo> {
         let _lock = jobs::lock(&self.files);
         let lineage = memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads)?;
         let newest = lineage.newest()?;
         let wanted = generation.filter(|wanted| lineage.chain(*wanted).is_ok()).or(newest);
         let Some(generation) = wanted else {
-            bail!("there is no checkpoint of it yet; start it, with `checkpoints` in its manifest")
+            let what = format!("there is no checkpoint of district `{}` yet", self.name);
+            let remedy = "start it, with `checkpoints` in its manifest";
+            return Err(Refusal::new(RefusalKind::Conflict, what).remedy(remedy).into());
         };
-        let tag = tag.cloned().map_or_else(|| Tag::of_generation(generation), Ok).map_err(|wrong| {
-            anyhow::anyhow!(wrong.what)
-        })?;
-        ensure!(!self.snapshot(&tag).exists(), "it has a snapshot `{tag}` already; choose another tag, or remove that one");
+        let tag = tag
+            .cloned()
+            .map_or_else(|| Tag::of_generation(generation), Ok)
+            .map_err(|wrong| anyhow::anyhow!(wrong.what))?;
+        if self.snapshot(&tag).exists() {
+            let what = format!("district `{}` has a snapshot `{tag}` already", self.name);
+            let remedy =
+                format!("choose another tag, or remove that one: district remove {} --snapshot {tag}", self.name);
+            return Err(Refusal::new(RefusalKind::Conflict, what).remedy(remedy).into());
+        }
         let folder = folder(&self.snapshots())?;
         let description = serde_json::to_vec(&self.spec)?;
         let identity = Identity { lineage: self.id.0, description: &description };
@@ -82,13 +96,27 @@ impl Place {
         })
     }
 
+    /// Checks that a checkpoint is there and can be gone back to.
+    pub fn check_generation(&self, generation: u64) -> Result<()> {
+        let lineage = memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads)?;
+        let refusal = |error: district_checkpoint::Error| {
+            let remedy = format!("see `district checkpoints {}` for those there are", self.name);
+            Refusal::new(RefusalKind::NotFound, format!("district `{}`: {error}", self.name)).remedy(remedy)
+        };
+        lineage.chain(generation).map_err(refusal)?;
+        Ok(())
+    }
+
+    fn none_such(&self, tag: &Tag) -> Refusal {
+        Refusal::new(RefusalKind::NotFound, format!("district `{}` has no snapshot `{tag}`", self.name))
+            .remedy(format!("see `district snapshots {}` for those there are", self.name))
+    }
+
     fn open(&self, tag: &Tag) -> Result<(Image<File>, File)> {
         let path = self.snapshot(tag);
         let open = || OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path);
         let file = match open() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                bail!("district `{}` has no snapshot `{tag}`; see `district snapshots {}`", self.name, self.name)
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.none_such(tag).into()),
             file => file.with_context(|| path.display().to_string())?,
         };
         let image = Image::open(file.try_clone()?).with_context(|| format!("snapshot `{tag}`"))?;
@@ -111,10 +139,12 @@ impl Place {
         found
     }
 
-    /// Removes a snapshot.
+    /// Removes a snapshot, a damaged one as well.
     pub fn remove(&self, tag: &Tag) -> Result<()> {
-        self.open(tag)?;
-        fs::remove_file(self.snapshot(tag))?;
+        match fs::remove_file(self.snapshot(tag)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.none_such(tag).into()),
+            other => other.with_context(|| format!("snapshot `{tag}`"))?,
+        }
         Ok(File::open(self.snapshots())?.sync_all()?)
     }
 
@@ -137,12 +167,8 @@ impl Place {
     /// Makes this district's memory that of a snapshot, in one step. It has no life. Numbers of generations go on.
     pub fn go_back(&self, tag: &Tag) -> Result<()> {
         let (image, _) = self.open(tag)?;
-        ensure!(
-            image.info().memory_size == self.spec.memory,
-            "the snapshot has {} bytes of memory, the district {}; give it as many",
-            image.info().memory_size,
-            self.spec.memory
-        );
+        let (has, wants) = (image.info().memory_size, self.spec.memory);
+        ensure!(has == wants, "snapshot `{tag}` has {has} bytes of memory, the district {wants}");
         let now = directory(&self.state, self.id);
         let floor = memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads)?.next_generation();
         let floor = floor.context("its checkpoints have used up all numbers")?.saturating_sub(1);
@@ -155,7 +181,11 @@ impl Place {
         create_segment(&folder(&new)?, &header)?;
         renameat_with(CWD, &new, CWD, &now, RenameFlags::EXCHANGE)?;
         File::open(now.parent().unwrap_or(Path::new("/")))?.sync_all()?;
-        remove_all(&new)
+        if let Err(error) = remove_all(&new) {
+            // The next one who goes back tries again.
+            log::warn!("district {}: {error:#}", self.name);
+        }
+        Ok(())
     }
 
     /// Writes a snapshot to a new file.
@@ -165,7 +195,7 @@ impl Place {
         let description = image.description()?;
         let shown = path.display();
         let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        let new = new.with_context(|| format!("{shown} cannot be made"))?;
+        let new = new.map_err(|error| cannot_use(&format!("{shown} cannot be made: {error}"), &error))?;
         let written = (|| {
             let restore = Restore::plan(Some(file), Vec::new(), info.generation)?;
             let identity = Identity { lineage: self.id.0, description: &description };
@@ -186,7 +216,8 @@ impl Place {
 /// Makes the memory of a new district from an exported snapshot, and says what it was of.
 pub fn take_in(state: &Path, id: DistrictId, path: &Path, progress: &mut Progress<'_>) -> Result<Spec> {
     let shown = path.display();
-    let file = super::image::open(path).with_context(|| format!("{shown} cannot be opened"))?;
+    let file = super::image::open(path);
+    let file = file.map_err(|error| cannot_use(&format!("{shown} cannot be opened: {error}"), &error))?;
     let target = directory(state, id);
     let folder = folder(&target)?;
     let mut found = None;
@@ -201,10 +232,40 @@ pub fn take_in(state: &Path, id: DistrictId, path: &Path, progress: &mut Progres
     let lineage = [0; 16];
     let mut input = BufReader::with_capacity(1 << 20, file);
     let imported = import(&mut input, &folder, BASE, &limits, lineage, &mut describe, progress);
-    let imported = imported.with_context(|| format!("{shown}"))?;
+    let imported = imported.map_err(|error| not_taken_in(path, error))?;
     let spec = found.context("the file does not say what it is of")?;
-    ensure!(imported.image.info().memory_size == spec.memory, "{shown}: its memory is not as large as it says");
+    if imported.image.info().memory_size != spec.memory {
+        let what = format!("{shown}: its memory is not as large as it says");
+        return Err(Refusal::new(RefusalKind::Invalid, what).into());
+    }
     Ok(spec)
+}
+
+/// A file that somebody has named and that is not as it should be.
+fn cannot_use(what: &str, error: &io::Error) -> Refusal {
+    let (kind, remedy) = match error.kind() {
+        io::ErrorKind::AlreadyExists => (RefusalKind::Conflict, "choose another name, or remove that file"),
+        _ => (RefusalKind::Invalid, "choose another one, which the daemon's user may use"),
+    };
+    Refusal::new(kind, what).remedy(remedy)
+}
+
+fn not_taken_in(path: &Path, error: district_checkpoint::Error) -> anyhow::Error {
+    let shown = path.display();
+    let remedy = match &error {
+        district_checkpoint::Error::Damaged(_) | district_checkpoint::Error::Foreign { .. } => {
+            "use a file that `district export` has written, as it was written"
+        }
+        district_checkpoint::Error::Version { .. } | district_checkpoint::Error::Limit { .. } => {
+            "export it again for this version of district"
+        }
+        district_checkpoint::Error::Storage { source, .. } if source.kind() == io::ErrorKind::InvalidData => {
+            "use a file that `district export` of this version has written"
+        }
+        _ => return anyhow::Error::new(error).context(format!("{shown}")),
+    };
+    let what = format!("{shown}: {:#}", anyhow::Error::new(error));
+    Refusal::new(RefusalKind::Invalid, what).remedy(remedy).into()
 }
 
 fn salt() -> Result<u64> {
@@ -232,9 +293,10 @@ pub fn report(teller: &Teller, district: Name, what: &'static str) -> impl FnMut
         let percent = done.saturating_mul(100) / total;
         let district = district.clone();
         let then: Then = Box::new(move |event_loop: &mut EventLoop| {
-            let (epoch, state) = event_loop.names.get(&district).map_or((0, State::Stopped), |slot| {
-                (event_loop.slots[*slot].epoch, event_loop.slots[*slot].state)
-            });
+            let (epoch, state) = event_loop
+                .names
+                .get(&district)
+                .map_or((0, State::Stopped), |slot| (event_loop.slots[*slot].epoch, event_loop.slots[*slot].state));
             let text = format!("{what}: {percent} %");
             event_loop.publish(&Event::now(EventKind::Progress, district, epoch, state, text));
         });

@@ -13,18 +13,8 @@ use crate::api::name::Name;
 use crate::api::rules::{self, Wrong};
 use crate::api::spec::Spec;
 
-const FIELDS: [&str; 10] = [
-    "image",
-    "memory",
-    "window",
-    "arguments",
-    "restart",
-    "checkpoints",
-    "publishes",
-    "bootstrap",
-    "grants",
-    "limits",
-];
+const FIELDS: [&str; 10] =
+    ["image", "memory", "window", "arguments", "restart", "checkpoints", "publishes", "bootstrap", "grants", "limits"];
 
 /// A district that has been read, and what has still to be compared with others.
 #[derive(Debug)]
