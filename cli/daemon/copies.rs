@@ -9,6 +9,7 @@ use super::checkpoints::no_checkpoint;
 use super::district::District;
 use super::event_loop::EventLoop;
 use super::jobs::Then;
+use super::life_file::LifeFile;
 use super::requests::refusal;
 use super::snapshots::{self, Place};
 use super::store::Record;
@@ -184,8 +185,9 @@ impl EventLoop {
         // One that has a memory has checkpoints.
         spec.checkpoints.get_or_insert_default();
         let record = Record::new(id.0, spec);
+        let epoch = LifeFile::open(self.host.directory.path(), id).map_err(refusal)?.epoch();
         self.host.store.put_district(name.as_str(), &record).map_err(refusal)?;
-        let slot = self.add_district(District::new(name, record, 0));
+        let slot = self.add_district(District::new(name, record, epoch));
         if start {
             self.start_by_request(slot)?;
         }

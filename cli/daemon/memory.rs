@@ -81,8 +81,6 @@ pub struct Origin {
     pub generation: u64,
     /// When it was taken, in nanoseconds since 1970; 0: none.
     pub time: u64,
-    /// The epoch that it was taken in.
-    pub epoch: u64,
     /// Image and segments.
     files: Vec<File>,
     /// A segment for its own checkpoints, and when to take them.
@@ -97,16 +95,7 @@ impl Origin {
     /// Of a district that has no checkpoints.
     pub fn fresh() -> Origin {
         let files = Vec::new();
-        Origin {
-            beginning: From::Program,
-            generation: 0,
-            time: 0,
-            epoch: 0,
-            files,
-            log: None,
-            is_copy: false,
-            seal: None,
-        }
+        Origin { beginning: From::Program, generation: 0, time: 0, files, log: None, is_copy: false, seal: None }
     }
 
     /// The checkpoint's files.
@@ -166,7 +155,7 @@ impl Memory {
             }
             let info = lineage.generations().into_iter().find(|info| info.stamp.generation == generation);
             let stamp = info.context("the checkpoint is not there any more")?.stamp;
-            (origin.generation, origin.time, origin.epoch) = (generation, stamp.time, stamp.epoch);
+            (origin.generation, origin.time) = (generation, stamp.time);
             let copied =
                 |image: district_checkpoint::ImageInfo| image.lineage != id.0 && image.stamp.generation == generation;
             origin.is_copy = lineage.image().is_some_and(copied);

@@ -15,10 +15,11 @@ use district_checkpoint::{
     write_image,
 };
 use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde::{Deserialize, Serialize};
 
 use super::event_loop::EventLoop;
 use super::jobs::{self, FileLock, Teller, Then};
-use super::life_file;
+use super::life_file::{self, LifeFile};
 use super::memory::{self, directory, folder};
 use crate::api::event::{Event, EventKind};
 use crate::api::info::State;
@@ -29,6 +30,14 @@ use crate::api::spec::Spec;
 
 /// Time between two reports of how far something is.
 const REPORT_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// What a snapshot says of the district that it is of.
+#[derive(Serialize, Deserialize)]
+struct About {
+    spec: Spec,
+    /// No handle of the program in it has this serial or a later one.
+    next_serial: u64,
+}
 
 /// A district's files, for a job.
 #[derive(Clone)]
@@ -76,7 +85,8 @@ impl Place {
             return Err(Refusal::new(RefusalKind::Conflict, what).remedy(remedy).into());
         }
         let folder = folder(&self.snapshots())?;
-        let description = serde_json::to_vec(&self.spec)?;
+        let next_serial = LifeFile::open(&self.state, self.id)?.next_serial();
+        let description = serde_json::to_vec(&About { spec: self.spec.clone(), next_serial })?;
         let identity = Identity { lineage: self.id.0, description: &description };
         write_image(&folder, tag.as_str(), &lineage.restore(generation)?, &identity, progress)?;
         self.info(&tag)
@@ -151,17 +161,15 @@ impl Place {
     /// Makes the memory of a district that has none begin with a snapshot of this one. The specification that it was
     /// made with.
     pub fn copy_to(&self, tag: &Tag, to: DistrictId) -> Result<Spec> {
-        let spec = self.spec_of(tag)?;
+        let (image, _) = self.open(tag)?;
+        let about: About =
+            serde_json::from_slice(&image.description()?).context("the snapshot does not say what it is of")?;
         let target = directory(&self.state, to);
         folder(&target)?;
         fs::hard_link(self.snapshot(tag), target.join(BASE))?;
         File::open(&target)?.sync_all()?;
-        Ok(spec)
-    }
-
-    fn spec_of(&self, tag: &Tag) -> Result<Spec> {
-        let (image, _) = self.open(tag)?;
-        serde_json::from_slice(&image.description()?).context("the snapshot does not say what it is of")
+        LifeFile::open(&self.state, to)?.follow(image.info().stamp.epoch, about.next_serial)?;
+        Ok(about.spec)
     }
 
     /// Makes this district's memory that of a snapshot, in one step. It has no life. Numbers of generations go on.
@@ -222,9 +230,9 @@ pub fn take_in(state: &Path, id: DistrictId, path: &Path, progress: &mut Progres
     let folder = folder(&target)?;
     let mut found = None;
     let mut describe = |bytes: &[u8]| -> io::Result<Vec<u8>> {
-        let spec: Spec = serde_json::from_slice(bytes)?;
-        spec.check().map_err(|wrong| io::Error::new(io::ErrorKind::InvalidData, wrong.what))?;
-        found = Some(spec);
+        let about: About = serde_json::from_slice(bytes)?;
+        about.spec.check().map_err(|wrong| io::Error::new(io::ErrorKind::InvalidData, wrong.what))?;
+        found = Some(about);
         Ok(bytes.to_vec())
     };
     let limits = ImportLimits { memory_size_max: district_protocol::layout::RAM_SIZE_MAX };
@@ -233,11 +241,13 @@ pub fn take_in(state: &Path, id: DistrictId, path: &Path, progress: &mut Progres
     let mut input = BufReader::with_capacity(1 << 20, file);
     let imported = import(&mut input, &folder, BASE, &limits, lineage, &mut describe, progress);
     let imported = imported.map_err(|error| not_taken_in(path, error))?;
-    let spec = found.context("the file does not say what it is of")?;
-    if imported.image.info().memory_size != spec.memory {
+    let About { spec, next_serial } = found.context("the file does not say what it is of")?;
+    let info = imported.image.info();
+    if info.memory_size != spec.memory {
         let what = format!("{shown}: its memory is not as large as it says");
         return Err(Refusal::new(RefusalKind::Invalid, what).into());
     }
+    LifeFile::open(state, id)?.follow(info.stamp.epoch, next_serial)?;
     Ok(spec)
 }
 
