@@ -12,9 +12,8 @@ use crate::terminal::output::Output;
 /// End a district and start it in a new epoch
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Everybody else's keys to it break; they can look it up again. If checkpoints are taken of it, one is taken first and it
-goes on from there, unless --from or --cold says otherwise. Going back to a snapshot drops the checkpoints; going back to
-one of those keeps the later ones until newer ones replace them.
+Everybody else's keys to it break; they can look it up again. Where checkpoints are taken, one is taken before, and the
+district goes on from there, unless --from or --cold says otherwise. Going back to a snapshot drops all checkpoints.
 
 Examples:
   district restart counter
