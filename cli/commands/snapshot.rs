@@ -13,8 +13,8 @@ use crate::terminal::units;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A district that runs goes on; of one that does not, this is the memory of its last checkpoint. A snapshot stays as it is
-until `district remove NAME --snapshot TAG`. `district restart NAME --from TAG` goes back to it, `district clone NAME NEW
---from TAG` makes another district of it.
+until `district remove NAME --snapshot TAG`. `district restart NAME --from TAG` goes back to it, and
+`district clone NAME NEW --from TAG` makes another district of it.
 
 Example:
   district snapshot counter --tag before-upgrade")]

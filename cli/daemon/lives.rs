@@ -250,7 +250,11 @@ impl EventLoop {
         if district.state == State::Starting {
             district.state = State::Running;
         }
-        let text = format!("{verb} (epoch {})", district.epoch);
+        let from = match &district.life {
+            Some(life) if life.generation != 0 => format!(", from generation {}", life.generation),
+            _ => String::new(),
+        };
+        let text = format!("{verb} (epoch {}{from})", district.epoch);
         let event = Event::now(EventKind::Started, district.name.clone(), district.epoch, district.state, text);
         self.publish(&event);
         if self.ending.is_none() {

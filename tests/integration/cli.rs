@@ -69,7 +69,7 @@ fn every_command_has_help_with_an_example() {
     }
     assert!(all.contains("Exit codes: 0 done; 1 "), "{all}");
     assert!(!all.contains("vmm"), "{all}");
-    assert!(all.contains("[aliases: rm]"), "{all}");
+    assert!(all.contains("[alias: rm]"), "{all}");
     assert_eq!(stdout(&district(&["rm", "--help"])), stdout(&district(&["remove", "--help"])));
 }
 
