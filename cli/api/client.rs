@@ -19,11 +19,13 @@ use super::info::{CheckpointInfo, DistrictInfo, KeyInfo, Version};
 use super::name::Name;
 use super::refusal::{Problem, Refusal, RefusalKind};
 use super::routes::{ShutdownRequest, StartRequest};
-use super::snapshot::{Beginning, CloneRequest, FileRequest, SnapshotInfo, SnapshotRequest, StartFrom, Tag};
+use super::snapshot::{
+    Beginning, CloneRequest, ExportRequest, ImportRequest, SnapshotInfo, SnapshotRequest, StartFrom, Tag,
+};
 use super::spec::Spec;
 
-/// How long an answer may take; the slowest request ends a district that does not want to end.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an answer may take; the slowest request ends a district after a last checkpoint, which has a minute.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// The same for a request that has memory written or read, up to 64 GiB of it.
 const LONG_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Most bytes of an answer that is not a stream, and of one line of a stream.
@@ -152,7 +154,7 @@ impl Client {
     /// See [`ClientError`].
     pub fn snapshots(&self, name: Option<&Name>) -> Result<Vec<SnapshotInfo>, ClientError> {
         let path = name.map_or("/v1/snapshots".to_owned(), |name| format!("/v1/districts/{name}/snapshots"));
-        self.request(Method::GET, &path, Vec::new())
+        self.get(&path)
     }
 
     /// Forgets a snapshot.
@@ -176,16 +178,16 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn export(&self, name: &Name, tag: &Tag, path: &Path) -> Result<SnapshotInfo, ClientError> {
-        let request = FileRequest { path: path.to_owned(), name: None };
+        let request = ExportRequest { path: path.to_owned() };
         self.long(&format!("/v1/districts/{name}/snapshots/{tag}/export"), encoded(&request)?)
     }
 
-    /// Makes a district of an exported snapshot.
+    /// Makes a district of the exported snapshot at this absolute path, and does not start it.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn import(&self, path: &Path, name: Option<Name>) -> Result<DistrictInfo, ClientError> {
-        self.long("/v1/import", encoded(&FileRequest { path: path.to_owned(), name })?)
+    pub fn import(&self, path: &Path, name: &Name) -> Result<DistrictInfo, ClientError> {
+        self.long("/v1/import", encoded(&ImportRequest { path: path.to_owned(), name: name.clone() })?)
     }
 
     /// Takes a checkpoint of a running district.
@@ -193,7 +195,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn checkpoint(&self, name: &Name) -> Result<CheckpointInfo, ClientError> {
-        self.request(Method::POST, &format!("/v1/districts/{name}/checkpoints"), Vec::new())
+        self.long(&format!("/v1/districts/{name}/checkpoints"), Vec::new())
     }
 
     /// The checkpoints that a district has, by number.
@@ -201,7 +203,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn checkpoints(&self, name: &Name) -> Result<Vec<CheckpointInfo>, ClientError> {
-        self.request(Method::GET, &format!("/v1/districts/{name}/checkpoints"), Vec::new())
+        self.get(&format!("/v1/districts/{name}/checkpoints"))
     }
 
     /// Forgets a district that is not running.

@@ -8,7 +8,7 @@ use super::feed::Feed;
 use super::info::{CheckpointInfo, DistrictInfo, KeyInfo};
 use super::name::Name;
 use super::refusal::Refusal;
-use super::snapshot::{Beginning, CloneRequest, FileRequest, SnapshotInfo, Tag};
+use super::snapshot::{Beginning, CloneRequest, ImportRequest, SnapshotInfo, Tag};
 use super::spec::Spec;
 
 /// Where the answer to one command goes. Dropping it answers that the daemon is shutting down.
@@ -56,7 +56,7 @@ pub enum Command {
     /// The snapshots of all districts.
     Snapshots(Reply<Vec<SnapshotInfo>>),
     /// Make a district of an exported snapshot; it is not started.
-    Import(FileRequest, Reply<DistrictInfo>),
+    Import(ImportRequest, Reply<DistrictInfo>),
     /// Forget a district that is not running: its epochs, checkpoints and log.
     Remove(Name, Reply<()>),
     /// All districts, by name.

@@ -66,7 +66,7 @@ pub struct DistrictInfo {
     pub id: String,
     /// What it is doing.
     pub state: State,
-    /// Number of its present or last life; 0: never started.
+    /// Number of its present or last life; 0: never started. A copy goes on from that of the life that it was copied from.
     pub epoch: u64,
     /// Its vmm process, if it has one.
     pub pid: Option<u32>,
@@ -99,6 +99,8 @@ pub struct CheckpointInfo {
     pub bytes: u64,
     /// Whether a district can begin from it.
     pub restorable: bool,
+    /// Why not.
+    pub obstacle: Option<String>,
     /// Microseconds for which the district stood still, if this daemon was told.
     pub pause_us: Option<u64>,
     /// Microseconds until it was durable, if this daemon was told.

@@ -21,7 +21,7 @@ use super::mailbox::Mailbox;
 use super::name::Name;
 use super::refusal::{Refusal, RefusalKind};
 use super::rules::Wrong;
-use super::snapshot::{Beginning, FileRequest, SnapshotInfo, SnapshotRequest, StartFrom, Tag};
+use super::snapshot::{Beginning, ExportRequest, ImportRequest, SnapshotInfo, SnapshotRequest, StartFrom, Tag};
 use super::spec::Spec;
 use super::stream::EventBody;
 
@@ -195,20 +195,22 @@ async fn export(
     body: Bytes,
 ) -> Answer<SnapshotInfo> {
     let (name, tag) = (Name::new(&name)?, Tag::new(&tag)?);
-    let path = absolute(parse::<FileRequest>(&body)?)?.path;
+    let ExportRequest { path } = parse(&body)?;
+    absolute(&path)?;
     Ok(Json(ask(&mailbox, |reply| Command::Memory(name, MemoryCommand::Export(tag, path, reply))).await?))
 }
 
 async fn import(State(mailbox): State<Mailbox>, body: Bytes) -> Answer<DistrictInfo> {
-    let request = absolute(parse::<FileRequest>(&body)?)?;
+    let request: ImportRequest = parse(&body)?;
+    absolute(&request.path)?;
     Ok(Json(ask(&mailbox, |reply| Command::Import(request, reply)).await?))
 }
 
-fn absolute(request: FileRequest) -> Result<FileRequest, Wrong> {
-    if request.path.is_absolute() {
-        return Ok(request);
+fn absolute(path: &std::path::Path) -> Result<(), Wrong> {
+    if path.is_absolute() {
+        return Ok(());
     }
-    let what = format!("path {} is not absolute", request.path.display());
+    let what = format!("path {} is not absolute", path.display());
     Err(Wrong::new(what, "the daemon has another working directory; send the whole path"))
 }
 

@@ -91,9 +91,10 @@ impl FromStr for Beginning {
 
     /// A number is a generation, anything else a tag.
     fn from_str(text: &str) -> Result<Beginning, Wrong> {
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse() {
-            Ok(generation) => Ok(Beginning::Generation(generation)),
-            Err(_) => Tag::new(text).map(Beginning::Tag),
+            Ok(generation) if is_number => Ok(Beginning::Generation(generation)),
+            _ => Tag::new(text).map(Beginning::Tag),
         }
     }
 }
@@ -142,15 +143,22 @@ pub struct CloneRequest {
     pub from: Option<Tag>,
 }
 
-/// The body of a request that is about a file.
+/// The body of a request to write a snapshot to a file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct FileRequest {
-    /// Its absolute path.
+pub struct ExportRequest {
+    /// Absolute path of the file, which is not there yet.
     pub path: PathBuf,
-    /// For an import, the name of the district; else that of the one that it came from.
-    #[serde(default)]
-    pub name: Option<Name>,
+}
+
+/// The body of a request to make a district of such a file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportRequest {
+    /// Absolute path of the file.
+    pub path: PathBuf,
+    /// Name of the new district.
+    pub name: Name,
 }
 
 #[cfg(test)]
@@ -161,6 +169,7 @@ mod tests {
     fn numbers_are_generations_and_words_are_tags() {
         assert_eq!("17".parse(), Ok(Beginning::Generation(17)));
         assert_eq!("v17".parse(), Ok(Beginning::Tag(Tag::new("v17").unwrap())));
+        assert!("+17".parse::<Beginning>().is_err());
         assert!(Tag::new("17").unwrap_err().what.contains("is a number"));
         assert!(Tag::new("../x").unwrap_err().what.starts_with("tag name"));
         assert!(Tag::new("").is_err());

@@ -1,6 +1,6 @@
 //! A district as somebody wants it: the checked form of one entry of a manifest.
 
-use district_protocol::layout::WINDOW_SIZE_DEFAULT;
+use district_protocol::layout::{PAGE_SIZE, WINDOW_SIZE_DEFAULT};
 use district_protocol::rights::Rights;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -93,7 +93,10 @@ impl Spec {
         rules::window(self.window)?;
         rules::arguments(&self.arguments)?;
         self.restart.check()?;
-        self.checkpoints.iter().try_for_each(Checkpoints::check)?;
+        if let Some(checkpoints) = &self.checkpoints {
+            checkpoints.check()?;
+            checkpoints.check_fit(self.memory, self.restart.policy)?;
+        }
         rules::names("published names", self.publishes.len())?;
         rules::names("grants", self.grants.len())?;
         for (index, name) in self.publishes.iter().enumerate() {
@@ -212,6 +215,25 @@ impl Checkpoints {
         }
         if self.dirty_pages == Some(0) {
             return Err(Wrong::new("dirty-pages is 0", "leave it out if pages shall not be counted"));
+        }
+        Ok(())
+    }
+
+    /// Checks that what they say can happen in a district with so many bytes of memory and this policy.
+    ///
+    /// # Errors
+    /// Something cannot.
+    pub fn check_fit(&self, memory: u64, policy: Policy) -> Result<(), Wrong> {
+        let pages = memory / PAGE_SIZE;
+        if let Some(dirty) = self.dirty_pages
+            && dirty > pages
+        {
+            let what = format!("dirty-pages of {dirty} is more than the {pages} pages that the district has");
+            return Err(Wrong::new(what, "use fewer, or leave it out"));
+        }
+        if self.cold_restart && policy == Policy::Never {
+            let what = "cold-restart says how a district is started again that never is";
+            return Err(Wrong::new(what, "leave it out, or use `restart = \"on-failure\"`"));
         }
         Ok(())
     }

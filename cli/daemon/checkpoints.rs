@@ -1,6 +1,5 @@
 //! Checkpoints of districts that run: asking for them, and what their vmm processes say of them.
 
-use anyhow::Context;
 use district_broker::{DistrictId, NoCheckpoint};
 use district_checkpoint::Depth;
 use district_vmm::control::Checkpointed;
@@ -8,9 +7,11 @@ use district_vmm::control::Checkpointed;
 use super::event_loop::EventLoop;
 use super::jobs::{self, Then};
 use super::memory;
+use super::requests::refusal;
 use crate::api::command::Reply;
 use crate::api::event::{Event, EventKind, now_ms};
 use crate::api::info::CheckpointInfo;
+use crate::api::name::Name;
 use crate::api::refusal::{Refusal, RefusalKind};
 
 /// What is done when a checkpoint that holds everything up to now is durable, with its generation; or why there is none.
@@ -30,6 +31,12 @@ impl Default for Requests {
     }
 }
 
+/// Why somebody who needs a checkpoint of a district gets none.
+pub fn no_checkpoint(name: &Name, error: &str) -> Refusal {
+    Refusal::new(RefusalKind::Conflict, format!("no checkpoint of district `{name}`: {error}"))
+        .remedy("see `district ps`, and `checkpoints` in its manifest")
+}
+
 fn info(taken: &Checkpointed, epoch: u64) -> CheckpointInfo {
     CheckpointInfo {
         generation: taken.generation,
@@ -40,6 +47,7 @@ fn info(taken: &Checkpointed, epoch: u64) -> CheckpointInfo {
         zero_pages: taken.zero_pages,
         bytes: taken.bytes,
         restorable: true,
+        obstacle: None,
         pause_us: Some(taken.pause / 1000),
         total_us: Some(taken.total / 1000),
     }
@@ -87,6 +95,7 @@ impl EventLoop {
     pub fn checkpointed(&mut self, slot: usize, covers: u64, checkpoint: Checkpointed) {
         let district = &mut self.slots[slot];
         district.memory.note(checkpoint);
+        district.pinned = None;
         let Some(life) = &mut district.life else { return };
         let (first, number) = (life.segments == 0 && life.taken == 0, life.number);
         life.taken += 1;
@@ -155,10 +164,7 @@ impl EventLoop {
             Box::new(|event_loop, slot, taken| {
                 let district = &event_loop.slots[slot];
                 let name = &district.name;
-                let answer = taken.map_err(|error| {
-                    Refusal::new(RefusalKind::Conflict, format!("no checkpoint of district `{name}`: {error}"))
-                        .remedy("see `district ps`, and `checkpoints` in its manifest")
-                });
+                let answer = taken.map_err(|error| no_checkpoint(name, &error));
                 let found = |generation| district.memory.taken.iter().rev().find(|it| it.generation == generation);
                 reply.send(answer.map(|generation| match found(generation) {
                     Some(taken) => info(taken, district.epoch),
@@ -182,6 +188,13 @@ impl EventLoop {
                 return Ok(Vec::new());
             }
             let lineage = memory::lineage(&state, id, size, Depth::Heads)?;
+            let image = lineage.image().map_or(0, |image| image.stamp.generation);
+            let obstacle = |found: &district_checkpoint::GenerationInfo| match found.stamp.generation {
+                _ if found.restorable => None,
+                _ if !found.intact => Some("damaged"),
+                generation if generation < image => Some("older than the image of the memory"),
+                _ => Some("it builds on one that is missing or damaged"),
+            };
             let info = |found: &district_checkpoint::GenerationInfo| {
                 let cost = taken.iter().find(|cost| cost.generation == found.stamp.generation);
                 CheckpointInfo {
@@ -193,6 +206,7 @@ impl EventLoop {
                     zero_pages: found.zero_pages,
                     bytes: found.bytes,
                     restorable: found.restorable,
+                    obstacle: obstacle(found).map(str::to_owned),
                     pause_us: cost.map(|cost| cost.pause / 1000),
                     total_us: cost.map(|cost| cost.total / 1000),
                 }
@@ -214,14 +228,17 @@ impl EventLoop {
             reply.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
         };
         let begun = self.jobs.begin(move |teller| {
-            let answer = work(teller).map_err(|error| Refusal::new(RefusalKind::Failed, format!("{error:#}")));
+            let answer = work(teller).map_err(refusal);
             if let Some(reply) = take(&for_job) {
                 reply.send(answer);
             }
             Box::new(|_: &mut EventLoop| ()) as Then
         });
-        if let (Err(error), Some(reply)) = (begun.context("it cannot be done now"), take(&reply)) {
-            reply.send(Err(Refusal::new(RefusalKind::Failed, format!("{error:#}"))));
+        if let Err(error) = begun
+            && let Some(reply) = take(&reply)
+        {
+            let refusal = Refusal::new(RefusalKind::Busy, format!("it cannot be done now: {error}"));
+            reply.send(Err(refusal.remedy("try again later")));
         }
     }
 }

@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use district_broker::DistrictId;
-use district_checkpoint::Depth;
 
+use super::checkpoints::no_checkpoint;
 use super::district::District;
 use super::event_loop::EventLoop;
 use super::jobs::Then;
-use super::memory;
+use super::life_file::LifeFile;
+use super::requests::refusal;
 use super::snapshots::{self, Place};
 use super::store::Record;
 use super::traffic;
@@ -17,12 +18,8 @@ use crate::api::command::{MemoryCommand, Reply};
 use crate::api::info::DistrictInfo;
 use crate::api::name::Name;
 use crate::api::refusal::{Refusal, RefusalKind};
-use crate::api::snapshot::{Beginning, CloneRequest, FileRequest, SnapshotInfo, Tag};
+use crate::api::snapshot::{Beginning, CloneRequest, ImportRequest, SnapshotInfo, Tag};
 use crate::api::spec::Spec;
-
-fn refusal(error: &anyhow::Error) -> Refusal {
-    Refusal::new(RefusalKind::Failed, format!("{error:#}"))
-}
 
 impl EventLoop {
     fn place(&self, slot: usize) -> Place {
@@ -58,10 +55,7 @@ impl EventLoop {
             slot,
             Box::new(|event_loop, slot, taken| match taken {
                 Ok(generation) => event_loop.make_snapshot(slot, Some(generation), tag, reply),
-                Err(error) => {
-                    let text = format!("no checkpoint of district `{}`: {error}", event_loop.slots[slot].name);
-                    reply.send(Err(Refusal::new(RefusalKind::Conflict, text)));
-                }
+                Err(error) => reply.send(Err(no_checkpoint(&event_loop.slots[slot].name, &error))),
             }),
         );
     }
@@ -110,10 +104,7 @@ impl EventLoop {
             slot,
             Box::new(|event_loop, slot, taken| match taken {
                 Ok(generation) => event_loop.make_copy(slot, name, None, Some(generation), reply),
-                Err(error) => {
-                    let text = format!("no checkpoint of district `{}`: {error}", event_loop.slots[slot].name);
-                    reply.send(Err(Refusal::new(RefusalKind::Conflict, text)));
-                }
+                Err(error) => reply.send(Err(no_checkpoint(&event_loop.slots[slot].name, &error))),
             }),
         );
     }
@@ -142,11 +133,8 @@ impl EventLoop {
     }
 
     /// Makes a district of an exported snapshot, and does not start it.
-    pub fn import(&mut self, request: FileRequest, reply: Reply<DistrictInfo>) {
-        let FileRequest { path, name } = request;
-        let Some(name) = name else {
-            return reply.send(Err(Refusal::new(RefusalKind::Invalid, "the new district has no name")));
-        };
+    pub fn import(&mut self, request: ImportRequest, reply: Reply<DistrictInfo>) {
+        let ImportRequest { path, name } = request;
         if let Err(refusal) = self.check_new(&name) {
             return reply.send(Err(refusal));
         }
@@ -163,7 +151,10 @@ impl EventLoop {
             return Err(Refusal::new(RefusalKind::Conflict, format!("there is a district `{name}` already"))
                 .remedy("choose another name"));
         }
-        if self.ending.is_some() { Err(Refusal::shutting_down()) } else { Ok(()) }
+        if self.ending.is_some() {
+            return Err(Refusal::shutting_down());
+        }
+        Ok(())
     }
 
     /// Makes a district whose memory a job makes first.
@@ -174,6 +165,10 @@ impl EventLoop {
         reply: Reply<DistrictInfo>,
         make: impl FnOnce(&super::jobs::Teller, &Name, DistrictId) -> Result<Spec> + Send + 'static,
     ) {
+        if self.jobs.are_many() {
+            let refusal = Refusal::new(RefusalKind::Busy, "too many files are being written and read already");
+            return reply.send(Err(refusal.remedy("try again when some of that is done")));
+        }
         let mut id = [0; 16];
         if let Err(error) = traffic::random(&mut id) {
             return reply.send(Err(Refusal::new(RefusalKind::Failed, format!("no random bytes: {error}"))));
@@ -182,7 +177,7 @@ impl EventLoop {
         let begun = self.jobs.begin(move |teller| {
             let made = make(teller, &name, id);
             Box::new(move |event_loop: &mut EventLoop| {
-                let answer = made.map_err(|error| refusal(&error)).and_then(|spec| {
+                let answer = made.map_err(refusal).and_then(|spec| {
                     event_loop.check_new(&name)?;
                     event_loop.add_copy(name, id, spec, start)
                 });
@@ -203,8 +198,9 @@ impl EventLoop {
         // One that has a memory has checkpoints.
         spec.checkpoints.get_or_insert_default();
         let record = Record::new(id.0, spec);
-        self.host.store.put_district(name.as_str(), &record).map_err(|error| refusal(&error))?;
-        let slot = self.add_district(District::new(name, record, 0));
+        let epoch = LifeFile::open(self.host.directory.path(), id).map_err(refusal)?.epoch();
+        self.host.store.put_district(name.as_str(), &record).map_err(refusal)?;
+        let slot = self.add_district(District::new(name, record, epoch));
         if start {
             self.start_by_request(slot)?;
         }
@@ -214,23 +210,15 @@ impl EventLoop {
     /// Says with which memory a district is to begin its next life, if it can.
     pub fn begin_with(&mut self, slot: usize, from: Beginning) -> Result<(), Refusal> {
         let place = self.place(slot);
-        let check = || -> Result<()> {
-            match &from {
-                Beginning::Newest | Beginning::Cold => {}
-                Beginning::Generation(generation) => {
-                    let lineage = memory::lineage(&place.state, place.id, place.spec.memory, Depth::Heads)?;
-                    let remedy = || format!("see `district checkpoints {}`", place.name);
-                    lineage.chain(*generation).with_context(remedy)?;
-                }
-                Beginning::Tag(tag) => drop(place.info(tag)?),
+        match &from {
+            Beginning::Newest | Beginning::Cold => {}
+            _ if place.spec.checkpoints.is_none() => {
+                let what = format!("no checkpoints are taken of district `{}`", place.name);
+                return Err(Refusal::new(RefusalKind::Conflict, what).remedy("add `checkpoints` to its manifest"));
             }
-            Ok(())
-        };
-        if place.spec.checkpoints.is_none() && !matches!(from, Beginning::Newest | Beginning::Cold) {
-            let what = format!("no checkpoints are taken of district `{}`", place.name);
-            return Err(Refusal::new(RefusalKind::Conflict, what).remedy("add `checkpoints` to its manifest"));
+            Beginning::Generation(generation) => place.check_generation(*generation).map_err(refusal)?,
+            Beginning::Tag(tag) => drop(place.info(tag).map_err(refusal)?),
         }
-        check().map_err(|error| refusal(&error))?;
         self.slots[slot].beginning = from;
         Ok(())
     }

@@ -39,6 +39,9 @@ pub struct District {
     pub next_memory: Wanted,
     /// What somebody wants it to begin with.
     pub beginning: Beginning,
+    /// What its last life began with, if that was not its newest checkpoint and no other one has been taken since. Those
+    /// that there are would undo it.
+    pub pinned: Option<Wanted>,
 }
 
 /// What somebody wants when a life has ended.
@@ -71,8 +74,6 @@ pub struct Life {
     pub session_began: u64,
     /// The checkpoint that it began from; 0: none.
     pub generation: u64,
-    /// Whether somebody had it go back to that, and not to the newest.
-    pub is_roll_back: bool,
     /// Seal of the image that it began from, which its vmm process has compared with its table when it runs.
     pub seal: Option<Seal>,
     pub requests: Requests,
@@ -123,8 +124,14 @@ impl District {
             log: None,
             waiting: Vec::new(),
             memory: Memory::default(),
-            next_memory: Wanted::Newest,
+            // One that has done its work does not go on from before that.
+            next_memory: if record.last_end.as_ref().is_some_and(|end| end.exit_code == Some(0)) {
+                Wanted::Fresh
+            } else {
+                Wanted::Newest
+            },
             beginning: Beginning::Newest,
+            pinned: None,
             record,
         }
     }
@@ -141,6 +148,7 @@ impl District {
             Waiting::Restart(reply) | Waiting::Stopped(reply) => Waiting::Stopped(reply),
         };
         self.waiting = all.into_iter().map(stopped).collect();
+        self.beginning = Beginning::Newest;
     }
 
     /// Whether it can look up something that `owner` publishes.

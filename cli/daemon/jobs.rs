@@ -61,9 +61,14 @@ impl Jobs {
         self.event.as_raw_fd()
     }
 
-    /// Whether any job is under way.
+    /// Whether any is under way.
     pub fn are_under_way(&self) -> bool {
         self.count > 0
+    }
+
+    /// Whether no further one can be begun now.
+    pub fn are_many(&self) -> bool {
+        self.count >= JOBS_MAX
     }
 
     /// Begins a job.
@@ -71,7 +76,7 @@ impl Jobs {
     /// # Errors
     /// Too many are under way, or no thread can be had.
     pub fn begin(&mut self, job: impl FnOnce(&Teller) -> Then + Send + 'static) -> io::Result<()> {
-        if self.count >= JOBS_MAX {
+        if self.are_many() {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{JOBS_MAX} jobs are under way already")));
         }
         let teller = Teller { sender: self.sender.clone(), event: Arc::clone(&self.event) };

@@ -184,6 +184,20 @@ impl LifeFile {
         self.newest.process
     }
 
+    /// The first handle serial that no life has had reserved.
+    pub fn next_serial(&self) -> u64 {
+        self.newest.next_serial
+    }
+
+    /// Makes the lives of a district that has had none follow those of the one that its memory is a copy of, up to this
+    /// epoch and handle serial, durably: the program in it knows that epoch, and handles, and is to take no later ones
+    /// for the same.
+    pub fn follow(mut self, epoch: u64, next_serial: u64) -> Result<()> {
+        let sequence = self.newest.sequence + 1;
+        self.write(Life { sequence, epoch, next_serial: next_serial.max(1), ..Life::NONE })?;
+        self.sync()
+    }
+
     /// Begins a new life in `process`: the next epoch and a block of handle serials.
     pub fn begin_life(mut self, process: Identity) -> Result<Beginning> {
         let epoch = self.newest.epoch.checked_add(1).context("the district has used up all its epochs")?;
@@ -288,6 +302,21 @@ mod tests {
         assert_eq!((second.epoch, second.epoch_first_serial), (first.epoch, first.epoch_first_serial));
         assert_eq!(second.serials.start, first.serials.end);
         assert_eq!(LifeFile::open(state.path(), ID).unwrap().epoch(), 1);
+    }
+
+    #[test]
+    fn lives_of_a_copy_follow_those_of_the_original() {
+        let state = tempfile::tempdir().unwrap();
+        LifeFile::open(state.path(), ID).unwrap().follow(5, 77).unwrap();
+        let file = LifeFile::open(state.path(), ID).unwrap();
+        assert_eq!((file.epoch(), file.next_serial(), file.process()), (5, 77, None));
+        let first = begin(state.path());
+        assert_eq!((first.epoch, first.serials.start), (6, 77));
+        // What a file from elsewhere says may be anything.
+        LifeFile::open(state.path(), ID).unwrap().follow(u64::MAX, 1).unwrap();
+        assert!(LifeFile::open(state.path(), ID).unwrap().begin_life(PROCESS).is_err());
+        LifeFile::open(state.path(), ID).unwrap().follow(1, u64::MAX).unwrap();
+        assert!(LifeFile::open(state.path(), ID).unwrap().begin_life(PROCESS).is_err());
     }
 
     /// Whatever becomes of the block that is being written, the life before is known, and the next epoch is higher.

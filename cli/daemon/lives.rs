@@ -121,7 +121,6 @@ impl EventLoop {
         life.control.start(start, &StartFiles { window: window.memfd(), log, memory: &memory })?;
         life.window = Some(window);
         (life.generation, life.seal) = (origin.generation, origin.seal);
-        life.is_roll_back = reason == StartReason::RollBack;
         // The machine is built while the epoch goes to disk, and runs after that.
         let reserved = beginning.commit()?;
         district.epoch = reserved.epoch;
@@ -162,7 +161,6 @@ impl EventLoop {
             sessions: 0,
             session_began: self.now,
             generation: 0,
-            is_roll_back: false,
             seal: None,
             requests: Requests::default(),
             taken: 0,
@@ -235,8 +233,8 @@ impl EventLoop {
                     self.slots[slot].memory.verified = life.seal;
                 }
                 self.running(slot, "started");
-                if self.slots[slot].life.as_ref().is_some_and(|life| life.is_roll_back) {
-                    // From now on the newest is one that builds on what it went back to.
+                if self.slots[slot].pinned.is_some() {
+                    // So that the next daemon, too, goes on from here. If there is none, that was said.
                     self.take_checkpoint(slot, Box::new(|_, _, _| ()));
                 }
             }
@@ -252,7 +250,11 @@ impl EventLoop {
         if district.state == State::Starting {
             district.state = State::Running;
         }
-        let text = format!("{verb} (epoch {})", district.epoch);
+        let from = match &district.life {
+            Some(life) if life.generation != 0 => format!(", from generation {}", life.generation),
+            _ => String::new(),
+        };
+        let text = format!("{verb} (epoch {}{from})", district.epoch);
         let event = Event::now(EventKind::Started, district.name.clone(), district.epoch, district.state, text);
         self.publish(&event);
         if self.ending.is_none() {

@@ -81,8 +81,6 @@ pub struct Origin {
     pub generation: u64,
     /// When it was taken, in nanoseconds since 1970; 0: none.
     pub time: u64,
-    /// The epoch that it was taken in.
-    pub epoch: u64,
     /// Image and segments.
     files: Vec<File>,
     /// A segment for its own checkpoints, and when to take them.
@@ -97,16 +95,7 @@ impl Origin {
     /// Of a district that has no checkpoints.
     pub fn fresh() -> Origin {
         let files = Vec::new();
-        Origin {
-            beginning: From::Program,
-            generation: 0,
-            time: 0,
-            epoch: 0,
-            files,
-            log: None,
-            is_copy: false,
-            seal: None,
-        }
+        Origin { beginning: From::Program, generation: 0, time: 0, files, log: None, is_copy: false, seal: None }
     }
 
     /// The checkpoint's files.
@@ -167,7 +156,7 @@ impl Memory {
             }
             let info = lineage.generations().into_iter().find(|info| info.stamp.generation == generation);
             let stamp = info.context("the checkpoint is not there any more")?.stamp;
-            (origin.generation, origin.time, origin.epoch) = (generation, stamp.time, stamp.epoch);
+            (origin.generation, origin.time) = (generation, stamp.time);
             let copied =
                 |image: district_checkpoint::ImageInfo| image.lineage != id.0 && image.stamp.generation == generation;
             origin.is_copy = lineage.image().is_some_and(copied);
@@ -244,7 +233,7 @@ impl EventLoop {
         let chosen = std::mem::replace(&mut district.next_memory, Wanted::Newest);
         let Some(policy) = district.record.spec.checkpoints else { return Ok((Origin::fresh(), reason)) };
         let wanted = match &beginning {
-            Beginning::Newest => chosen,
+            Beginning::Newest => district.pinned.filter(|_| chosen != Wanted::Fresh).unwrap_or(chosen),
             Beginning::Cold => Wanted::Fresh,
             Beginning::Generation(generation) => Wanted::Generation(*generation),
             Beginning::Tag(tag) => {
@@ -252,7 +241,8 @@ impl EventLoop {
                 Wanted::Newest
             }
         };
-        let district = &self.slots[slot];
+        let district = &mut self.slots[slot];
+        district.pinned = matches!(wanted, Wanted::Fresh | Wanted::Generation(_)).then_some(wanted);
         let (state, memory) = (self.host.directory.path(), district.record.spec.memory);
         let origin = district.memory.prepare(state, district.id, memory, &policy, wanted).context("its memory")?;
         let reason = match beginning {
@@ -285,11 +275,8 @@ impl EventLoop {
         } else if life.report.is_some() {
             memory.failures = 0;
         }
-        let back = life.is_roll_back && life.taken == 0;
         district.next_memory = match memory.failures {
             _ if over => Wanted::Fresh,
-            // Whoever went back did not want the newest.
-            0 if back => Wanted::Generation(life.generation),
             0 => Wanted::Newest,
             1 => Wanted::Previous,
             _ if cold => Wanted::Fresh,

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::district::{District, Waiting};
 use super::event_loop::EventLoop;
 use super::store::Record;
-use super::{image, inspection, life_file, logs, traffic};
+use super::{image, inspection, life_file, logs, memory, traffic};
 use crate::api::command::{Command, Leave, LogRequest, Reply};
 use crate::api::event::{Event, EventKind};
 use crate::api::info::{DistrictInfo, State};
@@ -13,6 +13,7 @@ use crate::api::name::Name;
 use crate::api::refusal::{Refusal, RefusalKind};
 use crate::api::snapshot::Beginning;
 use crate::api::spec::{Published, Spec, Target};
+use crate::terminal::units;
 
 impl EventLoop {
     /// Does what was asked, or says why not. What takes time is answered when it is done.
@@ -68,21 +69,32 @@ impl EventLoop {
         }
     }
 
+    fn find(&self, name: &Name) -> Result<usize, Refusal> {
+        self.names.get(name).copied().ok_or_else(|| Refusal::no_district(name))
+    }
+
     fn start_existing(&mut self, slot: usize, from: Beginning, reply: Reply<DistrictInfo>) {
-        if self.slots[slot].life.is_none()
+        let district = &self.slots[slot];
+        let (is_usual, is_stopping) = (from == Beginning::Newest, district.state == State::Stopping);
+        if district.life.is_some() && !is_stopping {
+            let name = &district.name;
+            let refusal = || {
+                Refusal::new(RefusalKind::Conflict, format!("district `{name}` is {}", district.state))
+                    .remedy(format!("`district restart {name}` takes the same options"))
+            };
+            return reply.send(if is_usual { Ok(district.info(self.now)) } else { Err(refusal()) });
+        }
+        // Somebody who has asked for a restart may have said with which memory.
+        if !(is_usual && district.restart_is_asked_for())
             && let Err(refusal) = self.begin_with(slot, from)
         {
             return reply.send(Err(refusal));
         }
-        if self.slots[slot].state == State::Stopping {
+        if is_stopping {
             return self.slots[slot].waiting.push(Waiting::Restart(reply));
         }
-        let started = if self.slots[slot].life.is_none() { self.start_by_request(slot) } else { Ok(()) };
+        let started = self.start_by_request(slot);
         reply.send(started.map(|()| self.slots[slot].info(self.now)));
-    }
-
-    fn find(&self, name: &Name) -> Result<usize, Refusal> {
-        self.names.get(name).copied().ok_or_else(|| Refusal::no_district(name))
     }
 
     fn start_all(&mut self, specs: Vec<Spec>) -> Result<Vec<DistrictInfo>, Refusal> {
@@ -117,6 +129,7 @@ impl EventLoop {
                 )
                 .remedy(format!("stop it first: district stop {}", spec.name)));
             }
+            self.check_memory(district, spec)?;
         }
         image::open(&spec.image).map_err(|error| {
             Refusal::new(RefusalKind::Invalid, format!("image {}: {error}", spec.image.display()))
@@ -127,6 +140,18 @@ impl EventLoop {
             _ => None,
         });
         published.chain(&spec.bootstrap).try_for_each(|published| self.check_published(published, together))
+    }
+
+    /// Checkpoints of a memory of another size are of no use to it.
+    fn check_memory(&self, district: &District, spec: &Spec) -> Result<(), Refusal> {
+        let had = district.record.spec.memory;
+        let is_kept = || memory::directory(self.host.directory.path(), district.id).exists();
+        if spec.checkpoints.is_none() || spec.memory == had || !is_kept() {
+            return Ok(());
+        }
+        let (name, had) = (&district.name, units::exact_size(had));
+        Err(Refusal::new(RefusalKind::Conflict, format!("district `{name}` has checkpoints of a memory of {had}"))
+            .remedy(format!("give it that much again, or give it up with them: district remove {name}")))
     }
 
     fn check_published(&self, published: &Published, together: &[Spec]) -> Result<(), Refusal> {
@@ -155,7 +180,9 @@ impl EventLoop {
             if district.life.is_none() && district.record.spec != spec {
                 let (record, epoch) = (Record { spec, ..district.record.clone() }, district.epoch);
                 self.host.store.put_district(name.as_str(), &record).map_err(|error| failed(format!("{error:#}")))?;
-                *district = District::new(name, record, epoch);
+                // Whoever works on its files goes on doing so.
+                let memory = std::mem::take(&mut district.memory);
+                *district = District { memory, ..District::new(name, record, epoch) };
             }
             return Ok(slot);
         }
@@ -269,4 +296,9 @@ impl EventLoop {
 
 fn failed(error: String) -> Refusal {
     Refusal::new(RefusalKind::Failed, error)
+}
+
+/// The refusal that an error is, or else that the daemon could not do it.
+pub fn refusal(error: anyhow::Error) -> Refusal {
+    error.downcast().unwrap_or_else(|error| failed(format!("{error:#}")))
 }

@@ -31,6 +31,11 @@ pub fn read(reader: &mut Reader, value: &Spanned<DeValue<'_>>) -> Option<Checkpo
             return None;
         }
     };
+    if table.is_empty() {
+        let remedy = "write `checkpoints = \"on-demand\"`, or say when: `checkpoints = { every = \"1s\" }`";
+        reader.mistake(value.span(), Wrong::new("`checkpoints` is an empty table", remedy));
+        return None;
+    }
     reader.unknown_fields(table, &FIELDS, "`checkpoints`");
     let mut checkpoints = Checkpoints::default();
     if let Some(value) = table.get("every") {

@@ -96,6 +96,9 @@ fn read_program(reader: &mut Reader, table: &DeTable<'_>, spec: &mut Spec) {
     }
     if let Some(value) = table.get("checkpoints") {
         spec.checkpoints = checkpoints::read(reader, value);
+        if let Some(checkpoints) = spec.checkpoints {
+            reader.checked(value.span(), checkpoints.check_fit(spec.memory, spec.restart.policy));
+        }
     }
     if let Some(value) = table.get("limits")
         && let Some(limits) = reader.table("limits", value)

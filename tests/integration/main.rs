@@ -15,5 +15,6 @@ mod keys;
 mod memory;
 mod processes;
 mod restart;
+mod snapshots;
 mod support;
 mod torture;

@@ -1,14 +1,11 @@
 //! Districts that go on from their checkpoints.
 
-use std::time::Duration;
-
 use district::api::info::State;
-use rustix::process::Signal;
 
 use crate::support::{Host, needs_kvm, wait};
 
 /// A counter that is checkpointed as said, and a client that makes it count.
-fn counting(checkpoints: &str) -> String {
+pub fn counting(checkpoints: &str) -> String {
     format!(
         "[districts.counter]
          image = 'counter'
@@ -24,7 +21,7 @@ fn counting(checkpoints: &str) -> String {
 }
 
 /// What the client was told last, beyond the first `skip` lines of its log.
-fn count_after(host: &Host, skip: usize) -> u64 {
+pub fn count_after(host: &Host, skip: usize) -> u64 {
     let line = host.line_after("client", skip, "counter is at ");
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
@@ -87,6 +84,4 @@ fn stopped_restarted_and_outlived_by_its_daemon_a_district_loses_nothing() {
         assert!(count > least, "step {step}: {count} after {least}");
         least = count;
     }
-    let _ = Signal::KILL;
-    let _ = Duration::ZERO;
 }
