@@ -23,49 +23,33 @@ impl EventLoop {
                 let answer = self.start_all(specs);
                 reply.send(answer);
             }
-            Command::StartExisting(name, from, reply) => match self.find(&name) {
-                Ok(slot) => self.start_existing(slot, from, reply),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
-            Command::Stop(name, reply) => match self.find(&name) {
-                Ok(slot) => self.stop_by_request(slot, Waiting::Stopped(reply)),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
-            Command::Restart(name, from, reply) => match self.find(&name).and_then(|slot| {
-                self.begin_with(slot, from)?;
-                Ok(slot)
-            }) {
-                Ok(slot) => self.stop_by_request(slot, Waiting::Restart(reply)),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
-            Command::Checkpoint(name, reply) => match self.find(&name) {
-                Ok(slot) => self.checkpoint_by_request(slot, reply),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
-            Command::Checkpoints(name, reply) => match self.find(&name) {
-                Ok(slot) => self.list_checkpoints(slot, reply),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
-            Command::Snapshot(name, tag, reply) => match self.find(&name) {
-                Ok(slot) => self.snapshot(slot, tag, reply),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
-            Command::Snapshots(name, reply) => match name.map(|name| self.find(&name)).transpose() {
-                Ok(slot) => self.list_snapshots(slot, reply),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
-            Command::RemoveSnapshot(name, tag, reply) => match self.find(&name) {
-                Ok(slot) => self.remove_snapshot(slot, tag, reply),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
-            Command::Clone(name, request, reply) => match self.find(&name) {
-                Ok(slot) => self.copy(slot, request, reply),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
-            Command::Export(name, tag, path, reply) => match self.find(&name) {
-                Ok(slot) => self.export(slot, tag, path, reply),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
+            Command::StartExisting(name, from, reply) => {
+                self.with(&name, reply, |this, slot, reply| this.start_existing(slot, from, reply));
+            }
+            Command::Stop(name, reply) => {
+                self.with(&name, reply, |this, slot, reply| this.stop_by_request(slot, Waiting::Stopped(reply)));
+            }
+            Command::Restart(name, from, reply) => {
+                self.with(&name, reply, |this, slot, reply| this.restart(slot, from, reply));
+            }
+            Command::Checkpoint(name, reply) => self.with(&name, reply, EventLoop::checkpoint_by_request),
+            Command::Checkpoints(name, reply) => self.with(&name, reply, EventLoop::list_checkpoints),
+            Command::Snapshot(name, tag, reply) => {
+                self.with(&name, reply, |this, slot, reply| this.snapshot(slot, tag, reply));
+            }
+            Command::Snapshots(None, reply) => self.list_snapshots(None, reply),
+            Command::Snapshots(Some(name), reply) => {
+                self.with(&name, reply, |this, slot, reply| this.list_snapshots(Some(slot), reply));
+            }
+            Command::RemoveSnapshot(name, tag, reply) => {
+                self.with(&name, reply, |this, slot, reply| this.remove_snapshot(slot, tag, reply));
+            }
+            Command::Clone(name, request, reply) => {
+                self.with(&name, reply, |this, slot, reply| this.copy(slot, request, reply));
+            }
+            Command::Export(name, tag, path, reply) => {
+                self.with(&name, reply, |this, slot, reply| this.export(slot, tag, path, reply));
+            }
             Command::Import(request, reply) => self.import(request, reply),
             Command::Remove(name, reply) => {
                 let answer = self.find(&name).and_then(|slot| self.remove(slot));
@@ -118,6 +102,21 @@ impl EventLoop {
         }
         let started = self.start_by_request(slot);
         reply.send(started.map(|()| self.slots[slot].info(self.now)));
+    }
+
+    /// Does something with a district, if there is one of that name.
+    fn with<T>(&mut self, name: &Name, reply: Reply<T>, what: impl FnOnce(&mut EventLoop, usize, Reply<T>)) {
+        match self.find(name) {
+            Ok(slot) => what(self, slot, reply),
+            Err(refusal) => reply.send(Err(refusal)),
+        }
+    }
+
+    fn restart(&mut self, slot: usize, from: Beginning, reply: Reply<DistrictInfo>) {
+        match self.begin_with(slot, from) {
+            Ok(()) => self.stop_by_request(slot, Waiting::Restart(reply)),
+            Err(refusal) => reply.send(Err(refusal)),
+        }
     }
 
     fn start_all(&mut self, specs: Vec<Spec>) -> Result<Vec<DistrictInfo>, Refusal> {
