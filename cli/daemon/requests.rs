@@ -23,21 +23,15 @@ impl EventLoop {
                 let answer = self.start_all(specs);
                 reply.send(answer);
             }
-            Command::StartExisting(name, from, reply) => match self.find(&name) {
-                Ok(slot) => self.start_existing(slot, from, reply),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
-            Command::Stop(name, reply) => match self.find(&name) {
-                Ok(slot) => self.stop_by_request(slot, Waiting::Stopped(reply)),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
-            Command::Restart(name, from, reply) => match self.find(&name).and_then(|slot| {
-                self.begin_with(slot, from)?;
-                Ok(slot)
-            }) {
-                Ok(slot) => self.stop_by_request(slot, Waiting::Restart(reply)),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
+            Command::StartExisting(name, from, reply) => {
+                self.with(&name, reply, |this, slot, reply| this.start_existing(slot, from, reply));
+            }
+            Command::Stop(name, reply) => {
+                self.with(&name, reply, |this, slot, reply| this.stop_by_request(slot, Waiting::Stopped(reply)));
+            }
+            Command::Restart(name, from, reply) => {
+                self.with(&name, reply, |this, slot, reply| this.restart(slot, from, reply));
+            }
             Command::Memory(name, command) => match self.find(&name) {
                 Ok(slot) => self.memory_command(slot, command),
                 Err(refusal) => command.refuse(refusal),
@@ -95,6 +89,21 @@ impl EventLoop {
         }
         let started = self.start_by_request(slot);
         reply.send(started.map(|()| self.slots[slot].info(self.now)));
+    }
+
+    /// Does something with a district, if there is one of that name.
+    fn with<T>(&mut self, name: &Name, reply: Reply<T>, what: impl FnOnce(&mut EventLoop, usize, Reply<T>)) {
+        match self.find(name) {
+            Ok(slot) => what(self, slot, reply),
+            Err(refusal) => reply.send(Err(refusal)),
+        }
+    }
+
+    fn restart(&mut self, slot: usize, from: Beginning, reply: Reply<DistrictInfo>) {
+        match self.begin_with(slot, from) {
+            Ok(()) => self.stop_by_request(slot, Waiting::Restart(reply)),
+            Err(refusal) => reply.send(Err(refusal)),
+        }
     }
 
     fn start_all(&mut self, specs: Vec<Spec>) -> Result<Vec<DistrictInfo>, Refusal> {

@@ -4,13 +4,15 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use district::api::client::{Client, ClientError};
 use district::api::command::{Command, Leave, LogRequest, MemoryCommand};
 use district::api::event::{Event, EventKind};
-use district::api::feed::{FEED_CAPACITY, Feed};
+use district::api::feed::{FEED_CAPACITY, Feed, Filter};
 use district::api::info::{CheckpointInfo, DistrictInfo, KeyInfo, State};
 use district::api::mailbox::{Inbox, mailbox};
 use district::api::name::Name;
@@ -118,6 +120,12 @@ fn about_memory(command: MemoryCommand) {
     match command {
         MemoryCommand::Checkpoint(reply) => reply.send(Ok(checkpoint())),
         MemoryCommand::Checkpoints(reply) => reply.send(Ok(vec![checkpoint()])),
+        MemoryCommand::Snapshot(Some(tag), reply) if tag.as_str() == "slow" => {
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(1600));
+                reply.send(Ok(snapshot(tag.to_string())));
+            });
+        }
         MemoryCommand::Snapshot(tag, reply) => {
             reply.send(Ok(snapshot(tag.map_or("g7".to_owned(), |tag| tag.to_string()))));
         }
@@ -272,6 +280,37 @@ fn bodies_about_memory_that_are_wrong_are_refused() {
 }
 
 #[test]
+fn a_command_that_waits_shows_how_far_it_is() {
+    let world = World::new();
+    let command = |tag: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_district"));
+        command.args(["snapshot", "a", "--tag", tag, "--dir", world.folder.path().to_str().unwrap()]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let mut slow = command("slow");
+    let feed = world.feeds.recv().unwrap();
+    assert_eq!(feed.filter(), &Filter { districts: vec![name("a")], logs: false, changes: true });
+    let begin = Instant::now();
+    while slow.try_wait().unwrap().is_none() {
+        let percent = begin.elapsed().as_millis() / 20;
+        feed.offer(&Event::now(EventKind::Progress, name("a"), 1, State::Running, format!("snapshot: {percent} %")));
+        feed.offer(&Event::now(EventKind::Started, name("a"), 1, State::Running, "of no interest"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = slow.wait_with_output().unwrap();
+    let said = text(output.stderr);
+    let percent = said.strip_prefix("snapshot: ").and_then(|rest| rest.strip_suffix(" %\n"));
+    // Once, because a line is not rewritten here, and after a second.
+    assert!(percent.is_some_and(|percent| percent.parse::<u32>().is_ok_and(|percent| percent >= 40)), "{said:?}");
+    assert_eq!(text(output.stdout), "a  snapshot slow of generation 7: 16 MiB of memory, 4 KiB on the disk\n");
+
+    let quick = command("quick").wait_with_output().unwrap();
+    assert_eq!(text(quick.stderr), "");
+}
+
+#[test]
 fn refusals_arrive_with_their_kind_and_remedy() {
     let world = World::new();
     let client = world.client();
@@ -344,9 +383,9 @@ fn the_loop_learns_that_a_reader_has_gone() {
     drop(stream);
     drop(client);
     // The server sees the closed socket in its own time; until then what is offered is dropped or counted.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(10);
     while feed.offer(&log("x")) {
-        assert!(std::time::Instant::now() < deadline, "the feed stays open");
+        assert!(Instant::now() < deadline, "the feed stays open");
         std::thread::yield_now();
     }
 }
