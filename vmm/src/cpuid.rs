@@ -181,6 +181,11 @@ impl Cpuid {
         CpuId::from_entries(&self.leaves.iter().map(entry).collect::<Vec<_>>()).ok()
     }
 
+    #[cfg(test)]
+    pub(crate) fn from_leaves(leaves: Vec<[u32; 6]>) -> Self {
+        Self { leaves }
+    }
+
     pub(crate) fn encode(&self, writer: &mut Writer) {
         let words = self.leaves.iter().flatten().flat_map(|word| word.to_le_bytes());
         writer.section(SECTION, &words.collect::<Vec<_>>());
@@ -264,6 +269,24 @@ mod tests {
         let hypervisor = [(0x4000_0000, 0), (0x4000_0001, 0)];
         let leaves: Vec<_> = basic.chain(extended).chain(hypervisor).map(|(f, i)| leaf(f, i)).collect();
         CpuId::from_entries(&leaves).unwrap()
+    }
+
+    #[test]
+    fn what_another_processor_lacks_is_named() {
+        let all = Cpuid::mask(&all());
+        assert!(all.beyond(&all).is_empty());
+        let mut other = all.clone();
+        for leaf in &mut other.leaves {
+            match leaf[..2] {
+                [1, 0] => leaf[4] &= !(1 << 28),
+                [7, 0] => leaf[3] &= !(1 << 5 | 1 << 29),
+                _ => {}
+            }
+        }
+        assert_eq!(all.beyond(&other), ["AVX", "AVX2", "SHA"]);
+        assert!(other.beyond(&all).is_empty());
+        other.leaves.clear();
+        assert!(all.beyond(&other).len() > 40);
     }
 
     #[test]
