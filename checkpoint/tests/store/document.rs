@@ -21,7 +21,9 @@ fn parse_number(text: &str) -> Option<u64> {
 fn tables() -> Tables {
     let mut tables = Tables::new();
     let mut current = None;
-    for line in DOCUMENT.lines() {
+    // What is opaque here is somebody else's to test.
+    let own = DOCUMENT.split("\n## 11 ").next().unwrap_or_default();
+    for line in own.lines() {
         match cells(line).as_deref() {
             None => current = None,
             Some(["name" | "offset", .., title]) => {
