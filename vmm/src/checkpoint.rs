@@ -66,6 +66,8 @@ pub(crate) struct Checkpointer {
     staging: Vec<u8>,
     /// The newest checkpoint of this life.
     generation: Option<u64>,
+    /// So often pages are written while the guest runs, at most.
+    pub(crate) rounds_max: u32,
 }
 
 /// Why there is no checkpoint.
@@ -92,7 +94,7 @@ impl Checkpointer {
     pub(crate) fn new(parts: Parts, log: Option<SegmentWriter<File>>, epoch: u64, plan: &Checkpoints) -> Self {
         let dirty = parts.written.clone();
         let (next, parent) = (plan.next_generation, plan.parent);
-        Self { parts, log, epoch, next, parent, dirty, staging: Vec::new(), generation: None }
+        Self { parts, log, epoch, next, parent, dirty, staging: Vec::new(), generation: None, rounds_max: ROUNDS_MAX }
     }
 
     /// From now on checkpoints go to another segment.
@@ -170,7 +172,7 @@ impl Checkpointer {
                 }
             }
             self.write_while_it_runs(&mut checkpoint, taken, &mut rounds)?;
-            let (next, more) = self.stop_guest(PAUSE_PAGES_MAX, rounds >= ROUNDS_MAX)?;
+            let (next, more) = self.stop_guest(PAUSE_PAGES_MAX, rounds >= self.rounds_max)?;
             captured = next;
             pause += more;
         };
@@ -219,7 +221,7 @@ impl Checkpointer {
         taken: &mut DirtyPages,
         rounds: &mut u32,
     ) -> Result<(), CheckpointError> {
-        while *rounds < ROUNDS_MAX && self.dirty.count() > PAUSE_PAGES_MAX / 2 {
+        while *rounds < self.rounds_max && self.dirty.count() > PAUSE_PAGES_MAX / 2 {
             *rounds += 1;
             taken.merge(&self.dirty);
             let dirty = std::mem::replace(&mut self.dirty, DirtyPages::none(self.parts.ram.size()));
