@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use district_broker::DistrictId;
 use district_checkpoint::{
-    BASE, Depth, Identity, Image, ImportLimits, Progress, Restore, SegmentHeader, create_segment, export, import,
-    write_image,
+    BASE, Depth, Folder, Identity, Image, ImportLimits, Lineage, Progress, Restore, SegmentHeader, create_segment,
+    export, import, write_image,
 };
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
@@ -67,29 +67,34 @@ impl Place {
     ) -> Result<SnapshotInfo> {
         let _lock = jobs::lock(&self.files);
         let lineage = memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads)?;
-        let newest = lineage.newest()?;
-        let wanted = generation.filter(|wanted| lineage.chain(*wanted).is_ok()).or(newest);
-        let Some(generation) = wanted else {
-            let what = format!("there is no checkpoint of district `{}` yet", self.name);
-            let remedy = "start it, with `checkpoints` in its manifest";
-            return Err(Refusal::new(RefusalKind::Conflict, what).remedy(remedy).into());
-        };
-        let tag = tag
-            .cloned()
-            .map_or_else(|| Tag::of_generation(generation), Ok)
-            .map_err(|wrong| anyhow::anyhow!(wrong.what))?;
+        let generation = self.choose(&lineage, generation)?;
+        let tag = tag.cloned().map_or_else(|| Tag::of_generation(generation), Ok);
+        let tag = tag.map_err(|wrong| anyhow::anyhow!(wrong.what))?;
         if self.snapshot(&tag).exists() {
             let what = format!("district `{}` has a snapshot `{tag}` already", self.name);
             let remedy =
                 format!("choose another tag, or remove that one: district remove {} --snapshot {tag}", self.name);
             return Err(Refusal::new(RefusalKind::Conflict, what).remedy(remedy).into());
         }
-        let folder = folder(&self.snapshots())?;
-        let next_serial = LifeFile::open(&self.state, self.id)?.next_serial();
-        let description = serde_json::to_vec(&About { spec: self.spec.clone(), next_serial })?;
+        let description = serde_json::to_vec(&self.about()?)?;
         let identity = Identity { lineage: self.id.0, description: &description };
+        let folder = folder(&self.snapshots())?;
         write_image(&folder, tag.as_str(), &lineage.restore(generation)?, &identity, progress)?;
         self.info(&tag)
+    }
+
+    fn choose(&self, lineage: &Lineage<Folder>, generation: Option<u64>) -> Result<u64> {
+        let newest = lineage.newest()?;
+        let wanted = generation.filter(|wanted| lineage.chain(*wanted).is_ok()).or(newest);
+        Ok(wanted.ok_or_else(|| {
+            Refusal::new(RefusalKind::Conflict, format!("there is no checkpoint of district `{}` yet", self.name))
+                .remedy("start it, with `checkpoints` in its manifest")
+        })?)
+    }
+
+    fn about(&self) -> Result<About> {
+        let next_serial = LifeFile::open(&self.state, self.id)?.next_serial();
+        Ok(About { spec: self.spec.clone(), next_serial })
     }
 
     /// What a snapshot is.
@@ -169,6 +174,19 @@ impl Place {
         fs::hard_link(self.snapshot(tag), target.join(BASE))?;
         File::open(&target)?.sync_all()?;
         LifeFile::open(&self.state, to)?.follow(image.info().stamp.epoch, about.next_serial)?;
+        Ok(about.spec)
+    }
+
+    /// The same with `generation`, or the newest one as in [`Self::make`], without a snapshot.
+    pub fn copy_now(&self, generation: Option<u64>, to: DistrictId, progress: &mut Progress<'_>) -> Result<Spec> {
+        let _lock = jobs::lock(&self.files);
+        let lineage = memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads)?;
+        let restore = lineage.restore(self.choose(&lineage, generation)?)?;
+        let about = self.about()?;
+        let description = serde_json::to_vec(&about)?;
+        let identity = Identity { lineage: self.id.0, description: &description };
+        write_image(&folder(&directory(&self.state, to))?, BASE, &restore, &identity, progress)?;
+        LifeFile::open(&self.state, to)?.follow(restore.stamp().epoch, about.next_serial)?;
         Ok(about.spec)
     }
 
@@ -276,6 +294,19 @@ fn not_taken_in(path: &Path, error: district_checkpoint::Error) -> anyhow::Error
     };
     let what = format!("{shown}: {:#}", anyhow::Error::new(error));
     Refusal::new(RefusalKind::Invalid, what).remedy(remedy).into()
+}
+
+/// Removes snapshots that were being made when an earlier daemon ended. No job is under way.
+pub fn remove_unfinished(state: &Path) {
+    // Where there is no directory there is nothing to remove.
+    for district in fs::read_dir(state.join("districts")).into_iter().flatten().flatten() {
+        for file in fs::read_dir(district.path().join("snapshots")).into_iter().flatten().flatten() {
+            let is_snapshot = file.file_name().to_str().is_some_and(|name| Tag::new(name).is_ok());
+            if !is_snapshot && let Err(error) = fs::remove_file(file.path()) {
+                log::warn!("{}: cannot be removed: {error}", file.path().display());
+            }
+        }
+    }
 }
 
 fn salt() -> Result<u64> {
