@@ -85,3 +85,19 @@ fn stopped_restarted_and_outlived_by_its_daemon_a_district_loses_nothing() {
         least = count;
     }
 }
+
+/// The checkpoint before a stop is taken while the program runs. Nobody is told what it has done after that.
+#[test]
+fn what_was_answered_before_a_restart_is_not_forgotten() {
+    needs_kvm!();
+    let host = Host::with(&counting("'on-demand'"));
+    for _ in 0..20 {
+        count_after(&host, host.lines("client").len());
+        host.ok(&["restart", "counter"]);
+        host.running("counter");
+    }
+    let lines = host.lines("client");
+    let counts: Vec<u64> = lines.iter().filter_map(|line| line.strip_prefix("counter is at ")?.parse().ok()).collect();
+    let forgotten = counts.windows(2).find(|pair| pair[0] >= pair[1]);
+    assert_eq!(forgotten, None);
+}
