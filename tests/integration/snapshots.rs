@@ -355,7 +355,7 @@ fn a_clone_survives_the_daemon_and_so_do_snapshots() {
     let unfinished = host.path().join("districts").join(&original.id).join("snapshots/late.new");
     fs::write(&unfinished, "half").unwrap();
     host.start_daemon();
-    assert!(!unfinished.exists());
+    wait("the unfinished one is gone", || (!unfinished.exists()).then_some(()));
     for district in ["counter", "twin", "client"] {
         host.running(district);
     }
