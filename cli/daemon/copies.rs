@@ -118,17 +118,12 @@ impl EventLoop {
         reply: Reply<DistrictInfo>,
     ) {
         let place = self.place(slot);
-        self.new_district(name, true, reply, move |teller, _, id| {
-            if let Some(tag) = from {
-                return place.copy_to(&tag, id);
+        self.new_district(name, true, reply, move |teller, _, id| match from {
+            Some(tag) => place.copy_to(&tag, id),
+            None => {
+                let mut progress = snapshots::report(teller, place.name.clone(), "copy");
+                place.copy_now(generation, id, &mut progress)
             }
-            // A snapshot for this copy alone.
-            let tag = Tag::new(&format!("c-{}", &id.to_string()[..16])).map_err(|wrong| anyhow::anyhow!(wrong.what))?;
-            let mut progress = snapshots::report(teller, place.name.clone(), "copy");
-            place.make(generation, Some(&tag), &mut progress)?;
-            let spec = place.copy_to(&tag, id);
-            place.remove(&tag)?;
-            spec
         });
     }
 

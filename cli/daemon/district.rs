@@ -136,6 +136,11 @@ impl District {
         }
     }
 
+    /// Whether the checkpoint is being taken that its next life goes on from.
+    pub fn is_silent(&self) -> bool {
+        self.state == State::Stopping && self.record.spec.checkpoints.is_some()
+    }
+
     /// Whether somebody waits for a new life of it.
     pub fn restart_is_asked_for(&self) -> bool {
         self.waiting.iter().any(|waiting| matches!(waiting, Waiting::Restart(_)))

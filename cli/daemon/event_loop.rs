@@ -17,6 +17,7 @@ use super::clock::Clock;
 use super::district::District;
 use super::jobs::Jobs;
 use super::life_file::{self, LifeFile};
+use super::snapshots;
 use super::stock::Stock;
 use super::store::Store;
 use super::traffic::Pending;
@@ -160,6 +161,7 @@ impl EventLoop {
         self.end_strangers()?;
         let known = self.ids.keys().map(DistrictId::to_string).collect();
         life_file::remove_strangers(self.host.directory.path(), &known);
+        snapshots::remove_unfinished(self.host.directory.path());
         for slot in self.slots.numbers() {
             self.adopt(slot);
         }

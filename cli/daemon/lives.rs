@@ -279,6 +279,9 @@ impl EventLoop {
         let was_waiting = matches!(district.supervisor.state(), supervisor::State::Waiting { .. });
         match district.supervisor.stop_requested() {
             Action::End => {
+                // What it has said until now counts.
+                self.take_requests(slot);
+                let district = &mut self.slots[slot];
                 district.state = State::Stopping;
                 let Some(life) = &district.life else { return };
                 if district.record.spec.checkpoints.is_some() && was_running {

@@ -123,6 +123,23 @@ pub fn folder(path: &Path) -> io::Result<Folder> {
     Ok(Folder::new(OwnedFd::from(directory?)))
 }
 
+/// Looks at files without holding [`Memory::files`], which the event loop must not wait for: a job that moves a log to its
+/// image may remove or add one meanwhile. Then they are looked at again. A job does so once, when it is about to be done.
+pub fn unlocked<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
+    const MOST: u32 = 8;
+    let has_changed = |error: &anyhow::Error| {
+        let mut kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+        kinds.any(|kind| matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists))
+    };
+    for _ in 1..MOST {
+        match look() {
+            Err(error) if has_changed(&error) => {}
+            done => return done,
+        }
+    }
+    look()
+}
+
 /// Opens the lineage of a district with so many bytes of memory.
 pub fn lineage(state: &Path, id: DistrictId, memory: u64, depth: Depth) -> Result<Lineage<Folder>> {
     let path = directory(state, id);
@@ -244,7 +261,8 @@ impl EventLoop {
         let district = &mut self.slots[slot];
         district.pinned = matches!(wanted, Wanted::Fresh | Wanted::Generation(_)).then_some(wanted);
         let (state, memory) = (self.host.directory.path(), district.record.spec.memory);
-        let origin = district.memory.prepare(state, district.id, memory, &policy, wanted).context("its memory")?;
+        let prepare = || district.memory.prepare(state, district.id, memory, &policy, wanted);
+        let origin = unlocked(prepare).context("its memory")?;
         let reason = match beginning {
             _ if origin.generation == 0 => reason,
             _ if origin.is_copy => StartReason::Clone,
@@ -282,5 +300,25 @@ impl EventLoop {
             _ if cold => Wanted::Fresh,
             _ => Wanted::Previous,
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_change_meanwhile_are_looked_at_again_and_not_for_ever() {
+        let fails = |kind: io::ErrorKind, times: u32| {
+            let mut left = times;
+            unlocked(|| {
+                left -= 1;
+                if left == 0 { Ok(()) } else { Err(io::Error::from(kind)).context("looking") }
+            })
+        };
+        assert!(fails(io::ErrorKind::NotFound, 3).is_ok());
+        assert!(fails(io::ErrorKind::AlreadyExists, 8).is_ok());
+        assert!(fails(io::ErrorKind::NotFound, 9).is_err());
+        assert!(fails(io::ErrorKind::PermissionDenied, 2).is_err());
     }
 }

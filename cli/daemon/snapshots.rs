@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use district_broker::DistrictId;
 use district_checkpoint::{
-    BASE, Depth, Identity, Image, ImportLimits, Progress, Restore, SegmentHeader, create_segment, export, import,
-    write_image,
+    BASE, Depth, Folder, Identity, Image, ImportLimits, Lineage, Progress, Restore, SegmentHeader, create_segment,
+    export, import, write_image,
 };
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
@@ -67,29 +67,34 @@ impl Place {
     ) -> Result<SnapshotInfo> {
         let _lock = jobs::lock(&self.files);
         let lineage = memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads)?;
-        let newest = lineage.newest()?;
-        let wanted = generation.filter(|wanted| lineage.chain(*wanted).is_ok()).or(newest);
-        let Some(generation) = wanted else {
-            let what = format!("there is no checkpoint of district `{}` yet", self.name);
-            let remedy = "start it, with `checkpoints` in its manifest";
-            return Err(Refusal::new(RefusalKind::Conflict, what).remedy(remedy).into());
-        };
-        let tag = tag
-            .cloned()
-            .map_or_else(|| Tag::of_generation(generation), Ok)
-            .map_err(|wrong| anyhow::anyhow!(wrong.what))?;
+        let generation = self.choose(&lineage, generation)?;
+        let tag = tag.cloned().map_or_else(|| Tag::of_generation(generation), Ok);
+        let tag = tag.map_err(|wrong| anyhow::anyhow!(wrong.what))?;
         if self.snapshot(&tag).exists() {
             let what = format!("district `{}` has a snapshot `{tag}` already", self.name);
             let remedy =
                 format!("choose another tag, or remove that one: district remove {} --snapshot {tag}", self.name);
             return Err(Refusal::new(RefusalKind::Conflict, what).remedy(remedy).into());
         }
-        let folder = folder(&self.snapshots())?;
-        let next_serial = LifeFile::open(&self.state, self.id)?.next_serial();
-        let description = serde_json::to_vec(&About { spec: self.spec.clone(), next_serial })?;
+        let description = serde_json::to_vec(&self.about()?)?;
         let identity = Identity { lineage: self.id.0, description: &description };
+        let folder = folder(&self.snapshots())?;
         write_image(&folder, tag.as_str(), &lineage.restore(generation)?, &identity, progress)?;
         self.info(&tag)
+    }
+
+    fn choose(&self, lineage: &Lineage<Folder>, generation: Option<u64>) -> Result<u64> {
+        let newest = lineage.newest()?;
+        let wanted = generation.filter(|wanted| lineage.chain(*wanted).is_ok()).or(newest);
+        Ok(wanted.ok_or_else(|| {
+            Refusal::new(RefusalKind::Conflict, format!("there is no checkpoint of district `{}` yet", self.name))
+                .remedy("start it, with `checkpoints` in its manifest")
+        })?)
+    }
+
+    fn about(&self) -> Result<About> {
+        let next_serial = LifeFile::open(&self.state, self.id)?.next_serial();
+        Ok(About { spec: self.spec.clone(), next_serial })
     }
 
     /// What a snapshot is.
@@ -108,7 +113,7 @@ impl Place {
 
     /// Checks that a checkpoint is there and can be gone back to.
     pub fn check_generation(&self, generation: u64) -> Result<()> {
-        let lineage = memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads)?;
+        let lineage = memory::unlocked(|| memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads))?;
         let refusal = |error: district_checkpoint::Error| {
             let remedy = format!("see `district checkpoints {}` for those there are", self.name);
             Refusal::new(RefusalKind::NotFound, format!("district `{}`: {error}", self.name)).remedy(remedy)
@@ -172,13 +177,27 @@ impl Place {
         Ok(about.spec)
     }
 
+    /// The same with `generation`, or the newest one as in [`Self::make`], without a snapshot.
+    pub fn copy_now(&self, generation: Option<u64>, to: DistrictId, progress: &mut Progress<'_>) -> Result<Spec> {
+        let _lock = jobs::lock(&self.files);
+        let lineage = memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads)?;
+        let restore = lineage.restore(self.choose(&lineage, generation)?)?;
+        let about = self.about()?;
+        let description = serde_json::to_vec(&about)?;
+        let identity = Identity { lineage: self.id.0, description: &description };
+        write_image(&folder(&directory(&self.state, to))?, BASE, &restore, &identity, progress)?;
+        LifeFile::open(&self.state, to)?.follow(restore.stamp().epoch, about.next_serial)?;
+        Ok(about.spec)
+    }
+
     /// Makes this district's memory that of a snapshot, in one step. It has no life. Numbers of generations go on.
     pub fn go_back(&self, tag: &Tag) -> Result<()> {
         let (image, _) = self.open(tag)?;
         let (has, wants) = (image.info().memory_size, self.spec.memory);
         ensure!(has == wants, "snapshot `{tag}` has {has} bytes of memory, the district {wants}");
         let now = directory(&self.state, self.id);
-        let floor = memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads)?.next_generation();
+        let lineage = memory::unlocked(|| memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads))?;
+        let floor = lineage.next_generation();
         let floor = floor.context("its checkpoints have used up all numbers")?.saturating_sub(1);
         let new = now.with_extension("new");
         remove_all(&new)?;
@@ -276,6 +295,19 @@ fn not_taken_in(path: &Path, error: district_checkpoint::Error) -> anyhow::Error
     };
     let what = format!("{shown}: {:#}", anyhow::Error::new(error));
     Refusal::new(RefusalKind::Invalid, what).remedy(remedy).into()
+}
+
+/// Removes snapshots that were being made when an earlier daemon ended. No job is under way.
+pub fn remove_unfinished(state: &Path) {
+    // Where there is no directory there is nothing to remove.
+    for district in fs::read_dir(state.join("districts")).into_iter().flatten().flatten() {
+        for file in fs::read_dir(district.path().join("snapshots")).into_iter().flatten().flatten() {
+            let is_snapshot = file.file_name().to_str().is_some_and(|name| Tag::new(name).is_ok());
+            if !is_snapshot && let Err(error) = fs::remove_file(file.path()) {
+                log::warn!("{}: cannot be removed: {error}", file.path().display());
+            }
+        }
+    }
 }
 
 fn salt() -> Result<u64> {

@@ -65,7 +65,12 @@ impl EventLoop {
         !self.sending.is_empty() || !self.receiving.is_empty() || !self.touched.is_empty()
     }
 
-    fn take_requests(&mut self, slot: usize) {
+    /// Takes what a district wants of others. One that is about to be stopped has said all: what it does from now on may
+    /// not be in the checkpoint that it will go on from, so nobody hears of it.
+    pub fn take_requests(&mut self, slot: usize) {
+        if self.slots[slot].is_silent() {
+            return;
+        }
         let id = self.slots[slot].id;
         let Some(consumed) = self.slots[slot].channel().map(|channel| channel.consumed()) else { return };
         self.core.consumed(id, consumed);
@@ -86,6 +91,9 @@ impl EventLoop {
     }
 
     fn make_deliveries(&mut self, slot: usize) {
+        if self.slots[slot].is_silent() {
+            return;
+        }
         let id = self.slots[slot].id;
         for _ in 0..TURN {
             let Some(channel) = self.slots[slot].channel() else { return };

@@ -346,11 +346,16 @@ fn a_clone_survives_the_daemon_and_so_do_snapshots() {
     needs_kvm!();
     let mut host = counting_host();
     let then = snapshot(&host, "then");
+    let original = host.info("counter");
     host.ok(&["clone", "counter", "twin", "--from", "then"]);
     let restored = restored_at(&host, "twin", 0);
     host.stop_daemon();
     let before = directories(&host);
+    // What a daemon leaves that ends while it makes a snapshot.
+    let unfinished = host.path().join("districts").join(&original.id).join("snapshots/late.new");
+    fs::write(&unfinished, "half").unwrap();
     host.start_daemon();
+    wait("the unfinished one is gone", || (!unfinished.exists()).then_some(()));
     for district in ["counter", "twin", "client"] {
         host.running(district);
     }
