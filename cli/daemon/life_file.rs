@@ -322,8 +322,8 @@ mod tests {
     /// Whatever becomes of the block that is being written, the life before is known, and the next epoch is higher.
     #[test]
     fn c50_a_torn_block_leaves_the_life_before() {
-        for lives in 1..6 {
-            for torn in (0..BLOCK).step_by(7).chain([USED - 1]) {
+        for lives in 1..4 {
+            for torn in (0..USED).chain([USED, 1000, BLOCK - 1]) {
                 let state = tempfile::tempdir().unwrap();
                 let last = (0..lives).map(|_| begin(state.path())).next_back().unwrap();
                 let path = directory(state.path(), ID).join("lives");
@@ -350,7 +350,9 @@ mod tests {
         let last = begin(state.path());
         let path = directory(state.path(), ID).join("lives");
         let intact = std::fs::read(&path).unwrap();
-        for bit in 0..2 * BLOCK * 8 {
+        // All bits that mean something, and some of those that do not.
+        let meant = |bit: &usize| bit / 8 % BLOCK < USED || bit % 331 == 0;
+        for bit in (0..2 * BLOCK * 8).filter(meant) {
             let mut flipped = intact.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             std::fs::write(&path, &flipped).unwrap();
