@@ -117,8 +117,10 @@ enum Answer {
 
 impl Message {
     fn new(connection: Connection, header: &DeliveryHeader, data: Vec<u8>) -> Message {
-        let reply = Key::received(header.reply, connection);
-        let answer = if header.reply.0 == 0 { Answer::Unwanted } else { Answer::Due(reply) };
+        let answer = match header.reply {
+            Handle(0) => Answer::Unwanted,
+            reply => Answer::Due(Key::received(reply, connection)),
+        };
         let keys = header.keys.iter().take(usize::from(header.key_count)).copied();
         Message {
             export: header.export,
