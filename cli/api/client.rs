@@ -15,14 +15,19 @@ use tokio::time::timeout;
 
 use super::command::Leave;
 use super::event::Event;
-use super::info::{DistrictInfo, KeyInfo, Version};
+use super::info::{CheckpointInfo, DistrictInfo, KeyInfo, Version};
 use super::name::Name;
 use super::refusal::{Problem, Refusal, RefusalKind};
 use super::routes::{ShutdownRequest, StartRequest};
+use super::snapshot::{
+    Beginning, CloneRequest, ExportRequest, ImportRequest, SnapshotInfo, SnapshotRequest, StartFrom, Tag,
+};
 use super::spec::Spec;
 
-/// How long an answer may take; the slowest request ends a district that does not want to end.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an answer may take; the slowest request ends a district after a last checkpoint, which has a minute.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// The same for a request that has memory written or read, up to 64 GiB of it.
+const LONG_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Most bytes of an answer that is not a stream, and of one line of a stream.
 const ANSWER_MAX: usize = 64 << 20;
 
@@ -100,7 +105,15 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn start_existing(&self, name: &Name) -> Result<DistrictInfo, ClientError> {
-        self.request(Method::POST, &format!("/v1/districts/{name}/start"), Vec::new())
+        self.start_from(name, Beginning::Newest)
+    }
+
+    /// The same, with this memory.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn start_from(&self, name: &Name, from: Beginning) -> Result<DistrictInfo, ClientError> {
+        self.request(Method::POST, &format!("/v1/districts/{name}/start"), encoded(&StartFrom { from })?)
     }
 
     /// Ends a district.
@@ -116,7 +129,81 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn restart(&self, name: &Name) -> Result<DistrictInfo, ClientError> {
-        self.request(Method::POST, &format!("/v1/districts/{name}/restart"), Vec::new())
+        self.restart_from(name, Beginning::Newest)
+    }
+
+    /// The same, with this memory.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn restart_from(&self, name: &Name, from: Beginning) -> Result<DistrictInfo, ClientError> {
+        self.request(Method::POST, &format!("/v1/districts/{name}/restart"), encoded(&StartFrom { from })?)
+    }
+
+    /// Keeps a district's memory under a name.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn snapshot(&self, name: &Name, tag: Option<Tag>) -> Result<SnapshotInfo, ClientError> {
+        self.long(&format!("/v1/districts/{name}/snapshots"), encoded(&SnapshotRequest { tag })?)
+    }
+
+    /// The snapshots of one district, or of all.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn snapshots(&self, name: Option<&Name>) -> Result<Vec<SnapshotInfo>, ClientError> {
+        let path = name.map_or("/v1/snapshots".to_owned(), |name| format!("/v1/districts/{name}/snapshots"));
+        self.get(&path)
+    }
+
+    /// Forgets a snapshot.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn remove_snapshot(&self, name: &Name, tag: &Tag) -> Result<(), ClientError> {
+        self.request(Method::DELETE, &format!("/v1/districts/{name}/snapshots/{tag}"), Vec::new())
+    }
+
+    /// Makes and starts a copy of a district.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn clone_district(&self, name: &Name, request: &CloneRequest) -> Result<DistrictInfo, ClientError> {
+        self.long(&format!("/v1/districts/{name}/clone"), encoded(request)?)
+    }
+
+    /// Writes a snapshot to a new file at this absolute path.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn export(&self, name: &Name, tag: &Tag, path: &Path) -> Result<SnapshotInfo, ClientError> {
+        let request = ExportRequest { path: path.to_owned() };
+        self.long(&format!("/v1/districts/{name}/snapshots/{tag}/export"), encoded(&request)?)
+    }
+
+    /// Makes a district of the exported snapshot at this absolute path, and does not start it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn import(&self, path: &Path, name: &Name) -> Result<DistrictInfo, ClientError> {
+        self.long("/v1/import", encoded(&ImportRequest { path: path.to_owned(), name: name.clone() })?)
+    }
+
+    /// Takes a checkpoint of a running district.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn checkpoint(&self, name: &Name) -> Result<CheckpointInfo, ClientError> {
+        self.long(&format!("/v1/districts/{name}/checkpoints"), Vec::new())
+    }
+
+    /// The checkpoints that a district has, by number.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn checkpoints(&self, name: &Name) -> Result<Vec<CheckpointInfo>, ClientError> {
+        self.get(&format!("/v1/districts/{name}/checkpoints"))
     }
 
     /// Forgets a district that is not running.
@@ -164,16 +251,33 @@ impl Client {
     }
 
     fn request<T: DeserializeOwned>(&self, method: Method, path: &str, body: Vec<u8>) -> Result<T, ClientError> {
+        self.request_within(ANSWER_TIMEOUT, method, path, body)
+    }
+
+    /// A request that has a district's whole memory written or read.
+    fn long<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, ClientError> {
+        self.request_within(LONG_TIMEOUT, Method::POST, path, body)
+    }
+
+    fn request_within<T: DeserializeOwned>(
+        &self,
+        time: Duration,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<T, ClientError> {
         self.runtime.block_on(async {
             let answer = async { collect(self.exchange(method, path, body).await?).await };
-            let bytes = timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| late())??;
+            let bytes = timeout(time, answer).await.map_err(|_| late(time))??;
             serde_json::from_slice(&bytes).map_err(|error| ClientError::Strange(error.to_string()))
         })
     }
 
     fn stream(&self, path: &str) -> Result<Events<'_>, ClientError> {
         let answer = self.exchange(Method::GET, path, Vec::new());
-        let response = self.runtime.block_on(async { timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| late())? })?;
+        let response = self
+            .runtime
+            .block_on(async { timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| late(ANSWER_TIMEOUT))? })?;
         Ok(Events { client: self, body: response.into_body(), buffer: Vec::new(), read: 0 })
     }
 
@@ -217,8 +321,8 @@ fn lost(error: hyper::Error) -> ClientError {
     ClientError::Lost(error.to_string())
 }
 
-fn late() -> ClientError {
-    ClientError::Lost(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
+fn late(time: Duration) -> ClientError {
+    ClientError::Lost(format!("no answer within {} s", time.as_secs()))
 }
 
 async fn collect(response: Response<Incoming>) -> Result<Vec<u8>, ClientError> {

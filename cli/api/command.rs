@@ -1,12 +1,14 @@
 //! What the API server asks of the event loop.
 
+use std::path::PathBuf;
 use tokio::sync::oneshot;
 
 use super::event::Event;
 use super::feed::Feed;
-use super::info::{DistrictInfo, KeyInfo};
+use super::info::{CheckpointInfo, DistrictInfo, KeyInfo};
 use super::name::Name;
 use super::refusal::Refusal;
+use super::snapshot::{Beginning, CloneRequest, ImportRequest, SnapshotInfo, Tag};
 use super::spec::Spec;
 
 /// Where the answer to one command goes. Dropping it answers that the daemon is shutting down.
@@ -43,12 +45,18 @@ pub enum Command {
     /// where one is refused. One that runs with the very same spec is left alone; one that runs with another spec is a
     /// conflict. Answered, in the order of the specs, when all are made; they may still be starting.
     Start(Vec<Spec>, Reply<Vec<DistrictInfo>>),
-    /// Start a known district that is not running.
-    StartExisting(Name, Reply<DistrictInfo>),
+    /// Start a known district that is not running, with this memory.
+    StartExisting(Name, Beginning, Reply<DistrictInfo>),
     /// End a district. Answered when it has ended; at once if it is not running.
     Stop(Name, Reply<DistrictInfo>),
-    /// End a district and start it in a new epoch. Answered as `Start` is.
-    Restart(Name, Reply<DistrictInfo>),
+    /// End a district and start it in a new epoch, with this memory. Answered as `Start` is.
+    Restart(Name, Beginning, Reply<DistrictInfo>),
+    /// Something about the memory of a district.
+    Memory(Name, MemoryCommand),
+    /// The snapshots of all districts.
+    Snapshots(Reply<Vec<SnapshotInfo>>),
+    /// Make a district of an exported snapshot; it is not started.
+    Import(ImportRequest, Reply<DistrictInfo>),
     /// Forget a district that is not running: its epochs, checkpoints and log.
     Remove(Name, Reply<()>),
     /// All districts, by name.
@@ -61,6 +69,39 @@ pub enum Command {
     Inspect(Option<Name>, Reply<Vec<KeyInfo>>),
     /// End the event loop. Answered as late as possible before that.
     Shutdown(Leave, Reply<()>),
+}
+
+/// A request about the checkpoints and snapshots of one district.
+#[derive(Debug)]
+pub enum MemoryCommand {
+    /// Take a checkpoint; the district runs. Answered when it is durable.
+    Checkpoint(Reply<CheckpointInfo>),
+    /// The checkpoints that there are, by number.
+    Checkpoints(Reply<Vec<CheckpointInfo>>),
+    /// Keep its memory as it is now, or was at its last checkpoint, under a name. Answered when it is durable.
+    Snapshot(Option<Tag>, Reply<SnapshotInfo>),
+    /// Its snapshots.
+    Snapshots(Reply<Vec<SnapshotInfo>>),
+    /// Forget a snapshot. Clones of it stay as they are.
+    RemoveSnapshot(Tag, Reply<()>),
+    /// Make and start a district that is like this one, or a snapshot of it, and has an identity of its own.
+    Clone(CloneRequest, Reply<DistrictInfo>),
+    /// Write a snapshot to a new file that another host can import.
+    Export(Tag, PathBuf, Reply<SnapshotInfo>),
+}
+
+impl MemoryCommand {
+    /// Answers it with a refusal.
+    pub fn refuse(self, refusal: Refusal) {
+        match self {
+            MemoryCommand::Checkpoint(reply) => reply.send(Err(refusal)),
+            MemoryCommand::Checkpoints(reply) => reply.send(Err(refusal)),
+            MemoryCommand::Snapshot(_, reply) | MemoryCommand::Export(_, _, reply) => reply.send(Err(refusal)),
+            MemoryCommand::Snapshots(reply) => reply.send(Err(refusal)),
+            MemoryCommand::RemoveSnapshot(_, reply) => reply.send(Err(refusal)),
+            MemoryCommand::Clone(_, reply) => reply.send(Err(refusal)),
+        }
+    }
 }
 
 /// A request for logs.

@@ -22,6 +22,10 @@ pub enum EventKind {
     Restarting,
     /// It was restarted too often, or cannot be started.
     Failed,
+    /// A checkpoint of it could not be taken; it goes on.
+    CheckpointFailed,
+    /// How far something is that takes long.
+    Progress,
     /// Somebody ended it.
     Stopped,
     /// It is not in the daemon's list any more.

@@ -66,7 +66,7 @@ pub struct DistrictInfo {
     pub id: String,
     /// What it is doing.
     pub state: State,
-    /// Number of its present or last life; 0: never started.
+    /// Number of its present or last life; 0: never started. A copy goes on from that of the life that it was copied from.
     pub epoch: u64,
     /// Its vmm process, if it has one.
     pub pid: Option<u32>,
@@ -78,6 +78,33 @@ pub struct DistrictInfo {
     pub memory: u64,
     /// How its last life ended, if one did.
     pub last_end: Option<End>,
+}
+
+/// A checkpoint of a district.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointInfo {
+    /// Its number.
+    pub generation: u64,
+    /// The one that it builds on; 0: none.
+    pub parent: u64,
+    /// The life that it was taken in.
+    pub epoch: u64,
+    /// When, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// Pages that it has with data; 0 if only the image has it.
+    pub data_pages: u64,
+    /// Pages that had become zero.
+    pub zero_pages: u64,
+    /// Bytes that it takes in the log; 0 if only the image has it.
+    pub bytes: u64,
+    /// Whether a district can begin from it.
+    pub restorable: bool,
+    /// Why not.
+    pub obstacle: Option<String>,
+    /// Microseconds for which the district stood still, if this daemon was told.
+    pub pause_us: Option<u64>,
+    /// Microseconds until it was durable, if this daemon was told.
+    pub total_us: Option<u64>,
 }
 
 /// A key that a district holds.

@@ -18,6 +18,7 @@ pub mod right_names;
 pub mod routes;
 pub mod rules;
 pub mod server;
+pub mod snapshot;
 pub mod spec;
 pub mod stream;
 

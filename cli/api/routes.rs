@@ -14,13 +14,14 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::BODY_MAX;
-use super::command::{Command, Leave, LogRequest, Reply};
+use super::command::{Command, Leave, LogRequest, MemoryCommand, Reply};
 use super::feed::{Filter, feed};
-use super::info::{DistrictInfo, KeyInfo, Version};
+use super::info::{CheckpointInfo, DistrictInfo, KeyInfo, Version};
 use super::mailbox::Mailbox;
 use super::name::Name;
 use super::refusal::{Refusal, RefusalKind};
 use super::rules::Wrong;
+use super::snapshot::{Beginning, ExportRequest, ImportRequest, SnapshotInfo, SnapshotRequest, StartFrom, Tag};
 use super::spec::Spec;
 use super::stream::EventBody;
 
@@ -77,6 +78,13 @@ pub(super) fn router(mailbox: Mailbox) -> Router {
         .route("/v1/districts/{name}/start", post(start_existing))
         .route("/v1/districts/{name}/stop", post(stop))
         .route("/v1/districts/{name}/restart", post(restart))
+        .route("/v1/districts/{name}/checkpoints", get(checkpoints).post(checkpoint))
+        .route("/v1/districts/{name}/snapshots", get(snapshots_of).post(snapshot))
+        .route("/v1/districts/{name}/snapshots/{tag}", axum::routing::delete(remove_snapshot))
+        .route("/v1/districts/{name}/snapshots/{tag}/export", post(export))
+        .route("/v1/districts/{name}/clone", post(clone))
+        .route("/v1/snapshots", get(snapshots))
+        .route("/v1/import", post(import))
         .route("/v1/logs", get(logs))
         .route("/v1/events", get(events))
         .route("/v1/keys", get(keys))
@@ -146,9 +154,64 @@ async fn start(State(mailbox): State<Mailbox>, body: Bytes) -> Answer<Vec<Distri
     Ok(Json(ask(&mailbox, |reply| Command::Start(request.districts, reply)).await?))
 }
 
-async fn start_existing(State(mailbox): State<Mailbox>, Path(name): Path<String>) -> Answer<DistrictInfo> {
+/// What a request says about the memory to begin with; nothing, if it has no body.
+fn beginning(body: &Bytes) -> Result<Beginning, Refusal> {
+    if body.is_empty() { Ok(Beginning::Newest) } else { parse::<StartFrom>(body).map(|start| start.from) }
+}
+
+async fn start_existing(State(mailbox): State<Mailbox>, Path(name): Path<String>, body: Bytes) -> Answer<DistrictInfo> {
+    let (name, from) = (Name::new(&name)?, beginning(&body)?);
+    Ok(Json(ask(&mailbox, |reply| Command::StartExisting(name, from, reply)).await?))
+}
+
+async fn snapshot(State(mailbox): State<Mailbox>, Path(name): Path<String>, body: Bytes) -> Answer<SnapshotInfo> {
     let name = Name::new(&name)?;
-    Ok(Json(ask(&mailbox, |reply| Command::StartExisting(name, reply)).await?))
+    let request = if body.is_empty() { SnapshotRequest::default() } else { parse(&body)? };
+    Ok(Json(ask(&mailbox, |reply| Command::Memory(name, MemoryCommand::Snapshot(request.tag, reply))).await?))
+}
+
+async fn snapshots(State(mailbox): State<Mailbox>) -> Answer<Vec<SnapshotInfo>> {
+    Ok(Json(ask(&mailbox, Command::Snapshots).await?))
+}
+
+async fn snapshots_of(State(mailbox): State<Mailbox>, Path(name): Path<String>) -> Answer<Vec<SnapshotInfo>> {
+    let name = Name::new(&name)?;
+    Ok(Json(ask(&mailbox, |reply| Command::Memory(name, MemoryCommand::Snapshots(reply))).await?))
+}
+
+async fn remove_snapshot(State(mailbox): State<Mailbox>, Path((name, tag)): Path<(String, String)>) -> Answer<()> {
+    let (name, tag) = (Name::new(&name)?, Tag::new(&tag)?);
+    Ok(Json(ask(&mailbox, |reply| Command::Memory(name, MemoryCommand::RemoveSnapshot(tag, reply))).await?))
+}
+
+async fn clone(State(mailbox): State<Mailbox>, Path(name): Path<String>, body: Bytes) -> Answer<DistrictInfo> {
+    let (name, request) = (Name::new(&name)?, parse(&body)?);
+    Ok(Json(ask(&mailbox, |reply| Command::Memory(name, MemoryCommand::Clone(request, reply))).await?))
+}
+
+async fn export(
+    State(mailbox): State<Mailbox>,
+    Path((name, tag)): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<SnapshotInfo> {
+    let (name, tag) = (Name::new(&name)?, Tag::new(&tag)?);
+    let ExportRequest { path } = parse(&body)?;
+    absolute(&path)?;
+    Ok(Json(ask(&mailbox, |reply| Command::Memory(name, MemoryCommand::Export(tag, path, reply))).await?))
+}
+
+async fn import(State(mailbox): State<Mailbox>, body: Bytes) -> Answer<DistrictInfo> {
+    let request: ImportRequest = parse(&body)?;
+    absolute(&request.path)?;
+    Ok(Json(ask(&mailbox, |reply| Command::Import(request, reply)).await?))
+}
+
+fn absolute(path: &std::path::Path) -> Result<(), Wrong> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    let what = format!("path {} is not absolute", path.display());
+    Err(Wrong::new(what, "the daemon has another working directory; send the whole path"))
 }
 
 async fn stop(State(mailbox): State<Mailbox>, Path(name): Path<String>) -> Answer<DistrictInfo> {
@@ -156,9 +219,19 @@ async fn stop(State(mailbox): State<Mailbox>, Path(name): Path<String>) -> Answe
     Ok(Json(ask(&mailbox, |reply| Command::Stop(name, reply)).await?))
 }
 
-async fn restart(State(mailbox): State<Mailbox>, Path(name): Path<String>) -> Answer<DistrictInfo> {
+async fn restart(State(mailbox): State<Mailbox>, Path(name): Path<String>, body: Bytes) -> Answer<DistrictInfo> {
+    let (name, from) = (Name::new(&name)?, beginning(&body)?);
+    Ok(Json(ask(&mailbox, |reply| Command::Restart(name, from, reply)).await?))
+}
+
+async fn checkpoint(State(mailbox): State<Mailbox>, Path(name): Path<String>) -> Answer<CheckpointInfo> {
     let name = Name::new(&name)?;
-    Ok(Json(ask(&mailbox, |reply| Command::Restart(name, reply)).await?))
+    Ok(Json(ask(&mailbox, |reply| Command::Memory(name, MemoryCommand::Checkpoint(reply))).await?))
+}
+
+async fn checkpoints(State(mailbox): State<Mailbox>, Path(name): Path<String>) -> Answer<Vec<CheckpointInfo>> {
+    let name = Name::new(&name)?;
+    Ok(Json(ask(&mailbox, |reply| Command::Memory(name, MemoryCommand::Checkpoints(reply))).await?))
 }
 
 async fn remove(State(mailbox): State<Mailbox>, Path(name): Path<String>) -> Answer<()> {

@@ -1,6 +1,6 @@
 //! A district as somebody wants it: the checked form of one entry of a manifest.
 
-use district_protocol::layout::WINDOW_SIZE_DEFAULT;
+use district_protocol::layout::{PAGE_SIZE, WINDOW_SIZE_DEFAULT};
 use district_protocol::rights::Rights;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,6 +44,9 @@ pub struct Spec {
     /// What it finds in its directory, by name.
     #[serde(default)]
     pub grants: BTreeMap<String, Grant>,
+    /// Whether, and when, checkpoints are taken; none: never.
+    #[serde(default)]
+    pub checkpoints: Option<Checkpoints>,
     /// Where it differs from the limits that every district has.
     #[serde(default)]
     pub limits: Limits,
@@ -70,6 +73,7 @@ impl Spec {
             publishes: Vec::new(),
             bootstrap: None,
             grants: BTreeMap::new(),
+            checkpoints: None,
             limits: Limits::default(),
         }
     }
@@ -89,6 +93,10 @@ impl Spec {
         rules::window(self.window)?;
         rules::arguments(&self.arguments)?;
         self.restart.check()?;
+        if let Some(checkpoints) = &self.checkpoints {
+            checkpoints.check()?;
+            checkpoints.check_fit(self.memory, self.restart.policy)?;
+        }
         rules::names("published names", self.publishes.len())?;
         rules::names("grants", self.grants.len())?;
         for (index, name) in self.publishes.iter().enumerate() {
@@ -176,6 +184,56 @@ impl Restart {
         }
         if self.intensity == 0 {
             return Err(Wrong::new("intensity is 0", "write `policy = \"never\"` for no restart at all"));
+        }
+        Ok(())
+    }
+}
+
+/// When checkpoints are taken of a district, beside those that somebody asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Checkpoints {
+    /// So often, if the program has run meanwhile.
+    #[serde(with = "milliseconds::option", rename = "every_ms", skip_serializing_if = "Option::is_none")]
+    pub every: Option<Duration>,
+    /// When so many pages have been written to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_pages: Option<u64>,
+    /// Whether it is started with fresh memory if its newest checkpoint, and the one before, make it fail.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cold_restart: bool,
+}
+
+impl Checkpoints {
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// One is out of range.
+    pub fn check(&self) -> Result<(), Wrong> {
+        if let Some(every) = self.every {
+            rules::duration("every", every)?;
+        }
+        if self.dirty_pages == Some(0) {
+            return Err(Wrong::new("dirty-pages is 0", "leave it out if pages shall not be counted"));
+        }
+        Ok(())
+    }
+
+    /// Checks that what they say can happen in a district with so many bytes of memory and this policy.
+    ///
+    /// # Errors
+    /// Something cannot.
+    pub fn check_fit(&self, memory: u64, policy: Policy) -> Result<(), Wrong> {
+        let pages = memory / PAGE_SIZE;
+        if let Some(dirty) = self.dirty_pages
+            && dirty > pages
+        {
+            let what = format!("dirty-pages of {dirty} is more than the {pages} pages that the district has");
+            return Err(Wrong::new(what, "use fewer, or leave it out"));
+        }
+        if self.cold_restart && policy == Policy::Never {
+            let what = "cold-restart says how a district is started again that never is";
+            return Err(Wrong::new(what, "leave it out, or use `restart = \"on-failure\"`"));
         }
         Ok(())
     }

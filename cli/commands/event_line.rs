@@ -49,8 +49,8 @@ fn style(event: &Event) -> Option<Style> {
         EventKind::Started => Some(Style::Good),
         EventKind::Exited if event.exit_code == Some(0) => Some(Style::Good),
         EventKind::Exited | EventKind::Restarting | EventKind::Dropped => Some(Style::Doubtful),
-        EventKind::Faulted | EventKind::Lost | EventKind::Failed => Some(Style::Bad),
-        EventKind::Stopped | EventKind::Removed => Some(Style::Faint),
+        EventKind::Faulted | EventKind::Lost | EventKind::Failed | EventKind::CheckpointFailed => Some(Style::Bad),
+        EventKind::Stopped | EventKind::Removed | EventKind::Progress => Some(Style::Faint),
         EventKind::Log => None,
     }
 }

@@ -1,17 +1,26 @@
 //! What a person can ask for: one file each, with its arguments, its help and what it does.
 
+mod beginning;
+mod checkpoint;
+mod checkpoints;
+mod clone;
 mod completions;
 mod daemon;
 mod doctor;
 mod event_line;
+mod export;
+mod import;
 mod inspect;
 mod interrupt;
 mod logs;
+mod progress;
 mod ps;
 mod remove;
 mod restart;
 mod run;
 mod session;
+mod snapshot;
+mod snapshots;
 mod start;
 mod stop;
 mod up;
@@ -75,10 +84,18 @@ enum Command {
     Start(start::Start),
     Stop(stop::Stop),
     Restart(restart::Restart),
+    #[command(visible_alias = "rm")]
     Remove(remove::Remove),
     Ps(ps::Ps),
     Logs(logs::Logs),
     Inspect(inspect::Inspect),
+    Checkpoint(checkpoint::Checkpoint),
+    Checkpoints(checkpoints::Checkpoints),
+    Snapshot(snapshot::Snapshot),
+    Snapshots(snapshots::Snapshots),
+    Clone(clone::Clone),
+    Export(export::Export),
+    Import(import::Import),
     Daemon(daemon::Daemon),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
@@ -131,6 +148,13 @@ pub fn run(arguments: Arguments) -> Result<u8> {
         Command::Ps(ps) => ps.run(&place),
         Command::Logs(logs) => logs.run(&place),
         Command::Inspect(inspect) => inspect.run(&place),
+        Command::Checkpoint(checkpoint) => checkpoint.run(&place),
+        Command::Checkpoints(checkpoints) => checkpoints.run(&place),
+        Command::Snapshot(snapshot) => snapshot.run(&place),
+        Command::Snapshots(snapshots) => snapshots.run(&place),
+        Command::Clone(clone) => clone.run(&place),
+        Command::Export(export) => export.run(&place),
+        Command::Import(import) => import.run(&place),
         Command::Daemon(daemon) => daemon.run(&place),
         Command::Doctor(doctor) => doctor.run(&place),
         Command::Completions(completions) => completions.run(),

@@ -8,6 +8,7 @@ use district_broker::supervisor::Ending;
 use district_devices::Window;
 
 use super::event_loop::EventLoop;
+use super::life_file::LifeFile;
 use super::logs::Log;
 use super::process::{self, Identity, Process};
 use crate::api::event::EventKind;
@@ -46,8 +47,8 @@ impl EventLoop {
     /// Makes sure that no vmm process of an earlier daemon is left, and starts the district again if there should be one.
     /// One that is left and does not listen does not work, or does not want to be found.
     fn start_over(&mut self, slot: usize, socket: &Path) {
-        let identity = self.host.store.process(&self.slots[slot].id.0);
-        if let Err(error) = identity.and_then(|identity| Ok(identity.map_or(Ok(()), Identity::kill)?)) {
+        let lives = LifeFile::open(self.host.directory.path(), self.slots[slot].id);
+        if let Err(error) = lives.and_then(|lives| Ok(lives.process().map_or(Ok(()), Identity::kill)?)) {
             return log::error!("district {}: its old vmm process may still run: {error:#}", self.slots[slot].name);
         }
         process::forget(socket);
@@ -96,7 +97,7 @@ impl EventLoop {
         epoch: u64,
         window: Option<std::os::fd::OwnedFd>,
     ) -> Result<()> {
-        let directory = self.host.directory.path().to_owned();
+        let directory = self.host.directory.clone();
         let district = &mut self.slots[slot];
         anyhow::ensure!(
             id == district.id.0 && epoch == district.epoch,
@@ -108,9 +109,9 @@ impl EventLoop {
         anyhow::ensure!(life.window.is_none(), "its vmm process says hello twice");
         life.window = Some(Arc::new(Window::map(window.context("it does not pass on its window")?, size)?));
         if district.log.is_none() {
-            district.log = Some(Log::open(&directory, &district.name).context("its log cannot be opened")?);
+            district.log = Some(Log::open(directory.path(), &district.name).context("its log cannot be opened")?);
         }
-        let reserved = self.host.store.reserve_serials(&id)?;
+        let reserved = LifeFile::open(directory.path(), district.id)?.reserve_serials()?;
         self.begin_session(slot, reserved)?;
         self.running(slot, "taken over");
         Ok(())

@@ -8,12 +8,15 @@ use district_devices::{Backend, Channel, Window};
 use district_vmm::control::DaemonEnd;
 use district_vmm::report::Ended;
 
+use super::checkpoints::Requests;
 use super::logs::Log;
+use super::memory::{Memory, Seal, Wanted};
 use super::process::Process;
 use super::store::Record;
 use crate::api::command::Reply;
 use crate::api::info::{DistrictInfo, State};
 use crate::api::name::Name;
+use crate::api::snapshot::Beginning;
 use crate::api::spec::Target;
 
 /// A district of the catalogue.
@@ -31,6 +34,14 @@ pub struct District {
     pub log: Option<Log>,
     /// Who waits for the end of the present life.
     pub waiting: Vec<Waiting>,
+    pub memory: Memory,
+    /// What its next life is to begin with, by how the last one ended.
+    pub next_memory: Wanted,
+    /// What somebody wants it to begin with.
+    pub beginning: Beginning,
+    /// What its last life began with, if that was not its newest checkpoint and no other one has been taken since. Those
+    /// that there are would undo it.
+    pub pinned: Option<Wanted>,
 }
 
 /// What somebody wants when a life has ended.
@@ -57,10 +68,21 @@ pub struct Life {
     /// Why the daemon ended it, if it did so without being asked.
     pub killed: Option<String>,
     /// How many messages its vmm process has sent.
-    pub heard: u32,
+    pub heard: u64,
     /// Sessions that were begun, and when the present one was: a guest that resets its device in a loop has to wait.
     pub sessions: u32,
     pub session_began: u64,
+    /// The checkpoint that it began from; 0: none.
+    pub generation: u64,
+    /// Seal of the image that it began from, which its vmm process has compared with its table when it runs.
+    pub seal: Option<Seal>,
+    pub requests: Requests,
+    /// Checkpoints that have been taken of it, as far as this daemon knows.
+    pub taken: u64,
+    /// Log segments that it has been given since it began.
+    pub segments: u64,
+    /// Whether it is about to be given one.
+    pub rotating: bool,
 }
 
 /// The channel between a life and the broker.
@@ -101,6 +123,15 @@ impl District {
             restarts: 0,
             log: None,
             waiting: Vec::new(),
+            memory: Memory::default(),
+            // One that has done its work does not go on from before that.
+            next_memory: if record.last_end.as_ref().is_some_and(|end| end.exit_code == Some(0)) {
+                Wanted::Fresh
+            } else {
+                Wanted::Newest
+            },
+            beginning: Beginning::Newest,
+            pinned: None,
             record,
         }
     }
@@ -117,6 +148,7 @@ impl District {
             Waiting::Restart(reply) | Waiting::Stopped(reply) => Waiting::Stopped(reply),
         };
         self.waiting = all.into_iter().map(stopped).collect();
+        self.beginning = Beginning::Newest;
     }
 
     /// Whether it can look up something that `owner` publishes.

@@ -15,6 +15,8 @@ use district_vmm::features::Standby;
 
 use super::clock::Clock;
 use super::district::District;
+use super::jobs::Jobs;
+use super::life_file::{self, LifeFile};
 use super::stock::Stock;
 use super::store::Store;
 use super::traffic::Pending;
@@ -101,6 +103,7 @@ pub struct EventLoop {
     pub touched: Pending,
     pub feeds: Vec<Feed>,
     pub stock: Stock,
+    pub jobs: Jobs,
     /// Set when the daemon is to end.
     pub ending: Option<(Leave, Vec<Reply<()>>)>,
 }
@@ -111,6 +114,8 @@ impl EventLoop {
         let clock = Clock::new();
         let watched = Watched::new().context("no epoll can be had")?;
         watched.add(host.inbox.as_raw_fd(), Ready::Inbox)?;
+        let jobs = Jobs::new().context("no eventfd can be had")?;
+        watched.add(jobs.as_raw_fd(), Ready::Jobs)?;
         super::process::make_directory(host.directory.path())
             .with_context(|| format!("{}: cannot be made", host.directory.path().join("run").display()))?;
         let mut event_loop = EventLoop {
@@ -131,6 +136,7 @@ impl EventLoop {
             touched: Pending::default(),
             feeds: Vec::new(),
             stock: Stock::default(),
+            jobs,
             ending: None,
         };
         event_loop.take_in_catalogue()?;
@@ -143,10 +149,17 @@ impl EventLoop {
         }
         for (name, record) in self.host.store.districts()? {
             let name = Name::new(&name).map_err(|wrong| anyhow::anyhow!("the catalogue is damaged: {}", wrong.what))?;
-            let epoch = self.host.store.epoch(&record.id)?;
+            let lives = LifeFile::open(self.host.directory.path(), DistrictId(record.id));
+            // One that is damaged is this district's trouble, and is told whoever starts it.
+            let epoch = lives.map(|lives| lives.epoch()).unwrap_or_else(|error| {
+                log::error!("district {name}: {error:#}");
+                0
+            });
             self.add_district(District::new(name, record, epoch));
         }
         self.end_strangers()?;
+        let known = self.ids.keys().map(DistrictId::to_string).collect();
+        life_file::remove_strangers(self.host.directory.path(), &known);
         for slot in self.slots.numbers() {
             self.adopt(slot);
         }
@@ -212,6 +225,11 @@ impl EventLoop {
                     self.command(command);
                 }
             }
+            Ready::Jobs => {
+                for then in self.jobs.take() {
+                    then(self);
+                }
+            }
             Ready::Control(life) => self.control_ready(life),
             Ready::Process(life) => self.process_ended(life),
             Ready::Backend(life) => self.backend_ready(life),
@@ -230,11 +248,13 @@ impl EventLoop {
     }
 
     fn is_over(&self) -> bool {
-        match &self.ending {
-            None => false,
+        let is_quiet = match &self.ending {
+            None => return false,
             Some((Leave::Running, _)) => true,
             Some((Leave::Stopped, _)) => self.lives.is_empty(),
-        }
+        };
+        // Half a snapshot helps nobody.
+        is_quiet && !self.jobs.are_under_way()
     }
 
     /// The slot of a district that the core speaks of.

@@ -5,11 +5,18 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use anyhow::Context;
+
 /// Opens an image to be read. A path that names no file, but a pipe that nobody writes to, would keep whoever opens it
 /// waiting.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file")) }
+}
+
+/// The same for a district, whose error names the path.
+pub fn open_program(path: &Path) -> anyhow::Result<File> {
+    open(path).with_context(|| format!("image {}", path.display()))
 }
 
 #[cfg(test)]

@@ -8,13 +8,16 @@ use district_broker::supervisor::{self, Action, Ending, RestartPolicy, RestartWh
 use district_protocol::ABI_VERSION;
 use district_protocol::boot::StartReason;
 use district_protocol::status::Reason;
-use district_vmm::control::{self, DaemonEnd, FromVmm};
+use district_vmm::control::{self, Beginning, DaemonEnd, FromVmm, StartFiles};
 use district_vmm::report::Ended;
 
+use super::checkpoints::Requests;
 use super::district::{District, Life, Session};
 use super::event_loop::EventLoop;
 use super::image;
+use super::life_file::LifeFile;
 use super::logs::{self, Log};
+use super::memory::Origin;
 use super::process::{self, Process};
 use super::watched::{Due, Ready};
 use crate::api::event::{Event, EventKind, now_ms};
@@ -23,11 +26,19 @@ use crate::api::spec::{Policy, Restart};
 
 /// A vmm process that has not begun to run its program after so long does not work: nanoseconds.
 const START_TIME: u64 = 30_000_000_000;
-/// Messages of a vmm process in one life, of which an honest one has three: hello, running, ended. With more, one that is
-/// not honest would keep the event loop reading.
+/// Messages of a vmm process that are read at a time: one that sends without end must not keep the event loop reading.
 const MESSAGES_MAX: u32 = 8;
+/// That many times are what a process has left that has ended read: more than its socket holds.
+const LAST_MESSAGES: u32 = 64;
+/// Messages that it may send at the beginning, and more in each second of its life: an honest one tells of its checkpoints,
+/// and hardly of anything else.
+const MESSAGES_AHEAD: u64 = 64;
+/// See [`MESSAGES_AHEAD`].
+const MESSAGES_PER_SECOND: u64 = 2000;
 /// A vmm process that was told to stop and has not after so long is killed: nanoseconds.
 const STOP_TIME: u64 = 1_000_000_000;
+/// The same for one that takes a checkpoint first.
+const CHECKPOINT_TIME: u64 = 60_000_000_000;
 
 /// The supervisor's policy for what a manifest says.
 pub fn policy(restart: &Restart) -> RestartPolicy {
@@ -86,30 +97,37 @@ impl EventLoop {
     fn try_start(&mut self, slot: usize, reason: StartReason) -> Result<()> {
         let directory = self.host.directory.path().to_owned();
         let district = &mut self.slots[slot];
-        // What a command hosts ends with it, however that ends; no later daemon is to start it.
-        district.record.wanted = !self.host.tied;
         if district.log.is_none() {
             district.log = Some(Log::open(&directory, &district.name).context("its log cannot be opened")?);
         }
-        let image = &district.record.spec.image;
-        let image = image::open(image).with_context(|| format!("image {}", image.display()))?;
+        let (origin, reason) = self.origin(slot, reason)?;
+        let district = &mut self.slots[slot];
+        let image = match origin.beginning {
+            Beginning::Program => Some(image::open_program(&district.record.spec.image)?),
+            Beginning::Checkpoint { .. } => None,
+        };
         let (process, control) = self.stock.take(&self.host, district.id)?;
         self.enter(slot, process, control)?;
         let district = &mut self.slots[slot];
         let life = district.life.as_ref().context("it has no vmm process")?;
         life.process.limit(district.record.spec.memory).context("its vmm process cannot be limited")?;
         let identity = life.process.identity().context("its vmm process has no identity")?;
-        let beginning = self.host.store.begin_life(district.name.as_str(), &district.record, &identity)?;
+        let beginning = LifeFile::open(&directory, district.id)?.begin_life(identity)?;
         let window = super::sessions::new_window(district.record.spec.window)?;
-        let start = start_message(district, reason, beginning.epoch());
+        let start = start_message(district, reason, beginning.epoch(), &origin);
         let life = district.life.as_mut().context("it has no vmm process")?;
-        life.control.start(start, image.as_fd(), window.memfd())?;
+        let memory = image.as_ref().map_or_else(|| origin.files(), |image| vec![image.as_fd()]);
+        let log = origin.log.as_ref().map(|(log, _)| log.as_fd());
+        life.control.start(start, &StartFiles { window: window.memfd(), log, memory: &memory })?;
         life.window = Some(window);
+        (life.generation, life.seal) = (origin.generation, origin.seal);
         // The machine is built while the epoch goes to disk, and runs after that.
         let reserved = beginning.commit()?;
         district.epoch = reserved.epoch;
         life.control.run()?;
-        match self.begin_session(slot, reserved) {
+        let begun = self.begin_session(slot, reserved);
+        self.wanted(slot);
+        match begun {
             // A short program has ended already. How is heard next.
             Err(error) if matches!(error.downcast_ref(), Some(control::ControlError::Closed)) => Ok(()),
             begun => begun,
@@ -142,6 +160,12 @@ impl EventLoop {
             heard: 0,
             sessions: 0,
             session_began: self.now,
+            generation: 0,
+            seal: None,
+            requests: Requests::default(),
+            taken: 0,
+            segments: 0,
+            rotating: false,
         });
         self.lives.insert(number, slot);
         self.timers.add(self.now + START_TIME, Due::Started(number));
@@ -150,7 +174,8 @@ impl EventLoop {
 
     /// The vmm process says something, or has closed the connection.
     pub fn control_ready(&mut self, number: u64) {
-        while let Some(slot) = self.slot_of_life(number) {
+        for _ in 0..MESSAGES_MAX {
+            let Some(slot) = self.slot_of_life(number) else { return };
             let Some(life) = &self.slots[slot].life else { return };
             match life.control.receive() {
                 Ok(Some((message, window))) => self.heard(slot, message, window),
@@ -168,7 +193,8 @@ impl EventLoop {
     fn heard(&mut self, slot: usize, message: FromVmm, window: Option<std::os::fd::OwnedFd>) {
         let Some(life) = &mut self.slots[slot].life else { return };
         life.heard += 1;
-        if life.heard > MESSAGES_MAX {
+        let seconds = self.now.saturating_sub(life.began) / 1_000_000_000;
+        if life.heard > MESSAGES_AHEAD + seconds.saturating_mul(MESSAGES_PER_SECOND) {
             return self.kill(slot, "its vmm process talks too much".to_owned());
         }
         if life.killed.is_some() {
@@ -194,7 +220,24 @@ impl EventLoop {
                     life.process.kill();
                 }
             }
-            FromVmm::Running if self.slots[slot].state == State::Starting => self.running(slot, "started"),
+            FromVmm::Checkpointed { covers, checkpoint } => self.checkpointed(slot, covers, checkpoint),
+            FromVmm::Unchanged { covers, generation } => {
+                let number = self.slots[slot].life.as_ref().map_or(0, |life| life.number);
+                self.covered(slot, number, covers, &Ok(generation));
+            }
+            FromVmm::NoCheckpoint { covers, error, needs_log } => self.not_checkpointed(slot, covers, error, needs_log),
+            FromVmm::Running if self.slots[slot].state == State::Starting => {
+                if let Some(life) = &self.slots[slot].life
+                    && life.seal.is_some()
+                {
+                    self.slots[slot].memory.verified = life.seal;
+                }
+                self.running(slot, "started");
+                if self.slots[slot].pinned.is_some() {
+                    // So that the next daemon, too, goes on from here. If there is none, that was said.
+                    self.take_checkpoint(slot, Box::new(|_, _, _| ()));
+                }
+            }
             // It crossed with a request to stop.
             FromVmm::Running => {}
         }
@@ -207,7 +250,11 @@ impl EventLoop {
         if district.state == State::Starting {
             district.state = State::Running;
         }
-        let text = format!("{verb} (epoch {})", district.epoch);
+        let from = match &district.life {
+            Some(life) if life.generation != 0 => format!(", from generation {}", life.generation),
+            _ => String::new(),
+        };
+        let text = format!("{verb} (epoch {}{from})", district.epoch);
         let event = Event::now(EventKind::Started, district.name.clone(), district.epoch, district.state, text);
         self.publish(&event);
         if self.ending.is_none() {
@@ -228,14 +275,18 @@ impl EventLoop {
     /// Ends a district because somebody asked for it.
     pub fn stop(&mut self, slot: usize) {
         let district = &mut self.slots[slot];
+        let was_running = district.state == State::Running;
         let was_waiting = matches!(district.supervisor.state(), supervisor::State::Waiting { .. });
         match district.supervisor.stop_requested() {
             Action::End => {
                 district.state = State::Stopping;
                 let Some(life) = &district.life else { return };
-                self.timers.add(self.now + STOP_TIME, Due::Stopped(life.number));
-                if life.control.stop().is_err() {
-                    life.process.kill();
+                if district.record.spec.checkpoints.is_some() && was_running {
+                    // It goes on from there when it is started again.
+                    self.timers.add(self.now + CHECKPOINT_TIME, Due::Stopped(life.number));
+                    self.take_checkpoint(slot, Box::new(|event_loop, slot, _| event_loop.stop_now(slot)));
+                } else {
+                    self.stop_now(slot);
                 }
             }
             // Somebody who asked for a restart gets it at once.
@@ -249,6 +300,15 @@ impl EventLoop {
                 self.publish(&event);
             }
             _ => {}
+        }
+    }
+
+    /// Ends the present life of a district that is to be stopped.
+    fn stop_now(&mut self, slot: usize) {
+        let Some(life) = &self.slots[slot].life else { return };
+        self.timers.add(self.now + STOP_TIME, Due::Stopped(life.number));
+        if life.control.stop().is_err() {
+            life.process.kill();
         }
     }
 
@@ -269,6 +329,16 @@ impl EventLoop {
             district.record.state = district.state;
         }
         self.save(slot);
+    }
+
+    /// Remembers that it is to run: while its program begins, and before anybody hears that it has.
+    fn wanted(&mut self, slot: usize) {
+        // What a command hosts ends with it, however that ends; no later daemon is to start it.
+        let wanted = !self.host.tied;
+        if self.slots[slot].record.wanted != wanted {
+            self.slots[slot].record.wanted = wanted;
+            self.save(slot);
+        }
     }
 
     fn save(&mut self, slot: usize) {
@@ -297,9 +367,13 @@ impl EventLoop {
     /// The vmm process is gone.
     pub fn process_ended(&mut self, number: u64) {
         let Some(slot) = self.slot_of_life(number) else { return };
-        // Its last message may have arrived in the same moment.
-        self.control_ready(number);
+        // Its last messages may have arrived in the same moment.
+        for _ in 0..LAST_MESSAGES {
+            self.control_ready(number);
+        }
         self.end_session(slot, Reason::PeerRestart);
+        self.no_more_checkpoints(slot);
+        self.choose_memory(slot);
         self.lives.remove(&number);
         let Some(mut life) = self.slots[slot].life.take() else { return };
         self.watched.remove(life.control.as_fd().as_raw_fd());
@@ -335,6 +409,7 @@ impl EventLoop {
         match action {
             Action::StartAt(at) => {
                 self.timers.add(at, Due::Restart(slot));
+                self.save(slot);
                 let wait = at.saturating_sub(self.now) / 1_000_000;
                 self.publish(&Event::now(
                     EventKind::Restarting,
@@ -362,7 +437,7 @@ impl EventLoop {
     }
 }
 
-fn start_message(district: &District, reason: StartReason, epoch: u64) -> control::Start {
+fn start_message(district: &District, reason: StartReason, epoch: u64, origin: &Origin) -> control::Start {
     let spec = &district.record.spec;
     control::Start {
         abi_version: ABI_VERSION,
@@ -370,11 +445,13 @@ fn start_message(district: &District, reason: StartReason, epoch: u64) -> contro
         name: district.name.as_str().to_owned(),
         epoch,
         reason: reason as u32,
-        generation: 0,
-        checkpoint_time: 0,
+        generation: origin.generation,
+        checkpoint_time: origin.time,
         memory: spec.memory,
         window: spec.window,
         arguments: spec.arguments.clone(),
+        from: origin.beginning,
+        checkpoints: origin.log.as_ref().map(|(_, plan)| *plan),
     }
 }
 

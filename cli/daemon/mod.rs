@@ -3,20 +3,27 @@
 //! [`event_loop`] is one thread that owns everything: the broker's core, the districts and the queues to them. It waits
 //! for file descriptors and times ([`watched`]) and does what they ask for: [`lives`] starts and ends vmm processes
 //! ([`process`], of which one is in [`stock`]), [`adoption`] takes over those of an earlier daemon, [`sessions`] opens and closes the channels to them, [`traffic`] moves frames, [`requests`] answers
-//! people. [`store`] is what outlives it. The API server ([`crate::api::server`]) is a thread of its own.
+//! people. [`store`] and [`life_file`] are what outlives it. The API server ([`crate::api::server`]) is a thread of its own.
 
 mod adoption;
+mod checkpoints;
 mod clock;
+mod copies;
 mod district;
 mod event_loop;
 mod grants;
 mod image;
 mod inspection;
+mod jobs;
+mod life_file;
 mod lives;
 mod logs;
+mod memory;
+mod migration;
 mod process;
 mod requests;
 mod sessions;
+mod snapshots;
 mod stock;
 mod store;
 mod traffic;

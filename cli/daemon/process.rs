@@ -21,6 +21,8 @@ use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pid
 
 /// Bytes of private memory that a vmm process may have beside RAM: its heap and its stacks, with much to spare.
 const DATA_MAX: u64 = 32 << 20;
+/// Bytes of a file that it writes to, beside four times its RAM.
+const FILE_MAX: u64 = 1 << 30;
 /// Files that it may have open; it has about 15.
 const FILES_MAX: u64 = 64;
 /// How long a process may take to die that was killed.
@@ -130,6 +132,8 @@ impl Process {
         set(Resource::Data, memory.saturating_add(DATA_MAX))?;
         set(Resource::Nofile, FILES_MAX)?;
         set(Resource::Core, 0)?;
+        // The segment of the log that it writes to gets a successor long before that.
+        set(Resource::Fsize, memory.saturating_mul(4).saturating_add(FILE_MAX))?;
         Ok(())
     }
 

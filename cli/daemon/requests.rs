@@ -5,13 +5,15 @@ use anyhow::Result;
 use super::district::{District, Waiting};
 use super::event_loop::EventLoop;
 use super::store::Record;
-use super::{image, inspection, logs, traffic};
+use super::{image, inspection, life_file, logs, memory, traffic};
 use crate::api::command::{Command, Leave, LogRequest, Reply};
 use crate::api::event::{Event, EventKind};
 use crate::api::info::{DistrictInfo, State};
 use crate::api::name::Name;
 use crate::api::refusal::{Refusal, RefusalKind};
+use crate::api::snapshot::Beginning;
 use crate::api::spec::{Published, Spec, Target};
+use crate::terminal::units;
 
 impl EventLoop {
     /// Does what was asked, or says why not. What takes time is answered when it is done.
@@ -21,28 +23,21 @@ impl EventLoop {
                 let answer = self.start_all(specs);
                 reply.send(answer);
             }
-            Command::StartExisting(name, reply) => {
-                if let Some(slot) = self.names.get(&name).copied()
-                    && self.slots[slot].state == State::Stopping
-                {
-                    return self.slots[slot].waiting.push(Waiting::Restart(reply));
-                }
-                let answer = self.find(&name).and_then(|slot| {
-                    if self.slots[slot].life.is_none() {
-                        self.start_by_request(slot)?;
-                    }
-                    Ok(self.slots[slot].info(self.now))
-                });
-                reply.send(answer);
+            Command::StartExisting(name, from, reply) => {
+                self.with(&name, reply, |this, slot, reply| this.start_existing(slot, from, reply));
             }
-            Command::Stop(name, reply) => match self.find(&name) {
-                Ok(slot) => self.stop_by_request(slot, Waiting::Stopped(reply)),
-                Err(refusal) => reply.send(Err(refusal)),
+            Command::Stop(name, reply) => {
+                self.with(&name, reply, |this, slot, reply| this.stop_by_request(slot, Waiting::Stopped(reply)));
+            }
+            Command::Restart(name, from, reply) => {
+                self.with(&name, reply, |this, slot, reply| this.restart(slot, from, reply));
+            }
+            Command::Memory(name, command) => match self.find(&name) {
+                Ok(slot) => self.memory_command(slot, command),
+                Err(refusal) => command.refuse(refusal),
             },
-            Command::Restart(name, reply) => match self.find(&name) {
-                Ok(slot) => self.stop_by_request(slot, Waiting::Restart(reply)),
-                Err(refusal) => reply.send(Err(refusal)),
-            },
+            Command::Snapshots(reply) => self.list_snapshots(None, reply),
+            Command::Import(request, reply) => self.import(request, reply),
             Command::Remove(name, reply) => {
                 let answer = self.find(&name).and_then(|slot| self.remove(slot));
                 reply.send(answer);
@@ -70,6 +65,45 @@ impl EventLoop {
 
     fn find(&self, name: &Name) -> Result<usize, Refusal> {
         self.names.get(name).copied().ok_or_else(|| Refusal::no_district(name))
+    }
+
+    fn start_existing(&mut self, slot: usize, from: Beginning, reply: Reply<DistrictInfo>) {
+        let district = &self.slots[slot];
+        let (is_usual, is_stopping) = (from == Beginning::Newest, district.state == State::Stopping);
+        if district.life.is_some() && !is_stopping {
+            let name = &district.name;
+            let refusal = || {
+                Refusal::new(RefusalKind::Conflict, format!("district `{name}` is {}", district.state))
+                    .remedy(format!("`district restart {name}` takes the same options"))
+            };
+            return reply.send(if is_usual { Ok(district.info(self.now)) } else { Err(refusal()) });
+        }
+        // Somebody who has asked for a restart may have said with which memory.
+        if !(is_usual && district.restart_is_asked_for())
+            && let Err(refusal) = self.begin_with(slot, from)
+        {
+            return reply.send(Err(refusal));
+        }
+        if is_stopping {
+            return self.slots[slot].waiting.push(Waiting::Restart(reply));
+        }
+        let started = self.start_by_request(slot);
+        reply.send(started.map(|()| self.slots[slot].info(self.now)));
+    }
+
+    /// Does something with a district, if there is one of that name.
+    fn with<T>(&mut self, name: &Name, reply: Reply<T>, what: impl FnOnce(&mut EventLoop, usize, Reply<T>)) {
+        match self.find(name) {
+            Ok(slot) => what(self, slot, reply),
+            Err(refusal) => reply.send(Err(refusal)),
+        }
+    }
+
+    fn restart(&mut self, slot: usize, from: Beginning, reply: Reply<DistrictInfo>) {
+        match self.begin_with(slot, from) {
+            Ok(()) => self.stop_by_request(slot, Waiting::Restart(reply)),
+            Err(refusal) => reply.send(Err(refusal)),
+        }
     }
 
     fn start_all(&mut self, specs: Vec<Spec>) -> Result<Vec<DistrictInfo>, Refusal> {
@@ -104,6 +138,7 @@ impl EventLoop {
                 )
                 .remedy(format!("stop it first: district stop {}", spec.name)));
             }
+            self.check_memory(district, spec)?;
         }
         image::open(&spec.image).map_err(|error| {
             Refusal::new(RefusalKind::Invalid, format!("image {}: {error}", spec.image.display()))
@@ -114,6 +149,18 @@ impl EventLoop {
             _ => None,
         });
         published.chain(&spec.bootstrap).try_for_each(|published| self.check_published(published, together))
+    }
+
+    /// Checkpoints of a memory of another size are of no use to it.
+    fn check_memory(&self, district: &District, spec: &Spec) -> Result<(), Refusal> {
+        let had = district.record.spec.memory;
+        let is_kept = || memory::directory(self.host.directory.path(), district.id).exists();
+        if spec.checkpoints.is_none() || spec.memory == had || !is_kept() {
+            return Ok(());
+        }
+        let (name, had) = (&district.name, units::exact_size(had));
+        Err(Refusal::new(RefusalKind::Conflict, format!("district `{name}` has checkpoints of a memory of {had}"))
+            .remedy(format!("give it that much again, or give it up with them: district remove {name}")))
     }
 
     fn check_published(&self, published: &Published, together: &[Spec]) -> Result<(), Refusal> {
@@ -141,7 +188,10 @@ impl EventLoop {
             let district = &mut self.slots[slot];
             if district.life.is_none() && district.record.spec != spec {
                 let (record, epoch) = (Record { spec, ..district.record.clone() }, district.epoch);
-                *district = District::new(name, record, epoch);
+                self.host.store.put_district(name.as_str(), &record).map_err(|error| failed(format!("{error:#}")))?;
+                // Whoever works on its files goes on doing so.
+                let memory = std::mem::take(&mut district.memory);
+                *district = District { memory, ..District::new(name, record, epoch) };
             }
             return Ok(slot);
         }
@@ -152,7 +202,7 @@ impl EventLoop {
         Ok(self.add_district(District::new(name, record, 0)))
     }
 
-    fn start_by_request(&mut self, slot: usize) -> Result<(), Refusal> {
+    pub fn start_by_request(&mut self, slot: usize) -> Result<(), Refusal> {
         if self.ending.is_some() {
             return Err(Refusal::shutting_down());
         }
@@ -214,6 +264,7 @@ impl EventLoop {
         self.core.detach(self.now, id, district_protocol::status::Reason::Destroyed, 0);
         self.carry_out();
         logs::remove(self.host.directory.path(), &name);
+        life_file::remove(self.host.directory.path(), id);
         self.drop_district(slot);
         self.publish(&Event::now(EventKind::Removed, name, epoch, State::Stopped, "removed"));
         Ok(())
@@ -254,4 +305,9 @@ impl EventLoop {
 
 fn failed(error: String) -> Refusal {
     Refusal::new(RefusalKind::Failed, error)
+}
+
+/// The refusal that an error is, or else that the daemon could not do it.
+pub fn refusal(error: anyhow::Error) -> Refusal {
+    error.downcast().unwrap_or_else(|error| failed(format!("{error:#}")))
 }

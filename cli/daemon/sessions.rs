@@ -17,7 +17,7 @@ use district_vmm::control::ControlError;
 use super::district::Session;
 use super::event_loop::EventLoop;
 use super::grants;
-use super::store::Reserved;
+use super::life_file::{LifeFile, Reserved};
 use super::watched::{Due, Ready};
 
 /// Wait before the third of a row of short sessions; each further one waits twice as long.
@@ -135,8 +135,8 @@ impl EventLoop {
         if life.report.is_some() || life.killed.is_some() || !matches!(life.session, Session::Closed) {
             return;
         }
-        let id = self.slots[slot].id;
-        let begun = self.host.store.reserve_serials(&id.0).and_then(|reserved| self.begin_session(slot, reserved));
+        let lives = LifeFile::open(self.host.directory.path(), self.slots[slot].id);
+        let begun = lives.and_then(LifeFile::reserve_serials).and_then(|reserved| self.begin_session(slot, reserved));
         if let Err(error) = begun {
             if matches!(error.downcast_ref(), Some(ControlError::Closed)) {
                 // How it ended is heard next.

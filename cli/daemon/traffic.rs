@@ -3,12 +3,13 @@
 use std::mem;
 use std::sync::Arc;
 
-use district_broker::{Delivered, DistrictId, Effect, NoCheckpoint, RawRequest};
+use district_broker::{Delivered, DistrictId, Effect, RawRequest};
 use district_devices::ChannelError;
 use district_protocol::frame::CompletionHeader;
 use district_protocol::status::Status;
 
 use super::event_loop::EventLoop;
+use super::life_file::LifeFile;
 use super::watched::Due;
 
 /// Requests taken from one district, or deliveries made to it, before it is the next one's turn.
@@ -142,11 +143,7 @@ impl EventLoop {
             }
             // The district's record is removed as a whole, its names with it.
             Effect::Unbound(_) => {}
-            // Nobody takes checkpoints yet.
-            Effect::Checkpoint(district) => {
-                let ticket = self.core.checkpoint_begins(district);
-                self.core.checkpointed(self.now, ticket, Err(NoCheckpoint::Never));
-            }
+            Effect::Checkpoint(district) => self.checkpoint_for_guest(district),
             Effect::ReserveSerials(district) => {
                 if let Some(slot) = self.slot_of(district) {
                     self.reserve_serials(slot);
@@ -161,7 +158,7 @@ impl EventLoop {
             return;
         }
         let id = self.slots[slot].id;
-        match self.host.store.reserve_serials(&id.0) {
+        match LifeFile::open(self.host.directory.path(), id).and_then(LifeFile::reserve_serials) {
             Ok(reserved) => self.core.serials_reserved(id, reserved.serials),
             Err(error) => {
                 log::error!("no handle serials for district {}: {error:#}", self.slots[slot].name);

@@ -11,6 +11,8 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 pub enum Ready {
     /// Commands from the API.
     Inbox,
+    /// A job on files has something.
+    Jobs,
     /// The control connection of this life.
     Control(u64),
     /// The vmm process of this life has ended.
@@ -31,6 +33,7 @@ impl Ready {
             Ready::Process(life) => (2, life),
             Ready::Backend(life) => (3, life),
             Ready::Kick(life) => (4, life),
+            Ready::Jobs => (5, 0),
         };
         life << Self::KIND_BITS | kind
     }
@@ -43,6 +46,7 @@ impl Ready {
             2 => Ready::Process(life),
             3 => Ready::Backend(life),
             4 => Ready::Kick(life),
+            5 => Ready::Jobs,
             _ => return None,
         })
     }

@@ -8,13 +8,13 @@ use toml::de::{DeTable, DeValue};
 use super::grant::{self, Reference};
 use super::image::{Image, ImageSearch};
 use super::reader::Reader;
-use super::{field, policy};
+use super::{checkpoints, field, policy};
 use crate::api::name::Name;
 use crate::api::rules::{self, Wrong};
 use crate::api::spec::Spec;
 
-const FIELDS: [&str; 9] =
-    ["image", "memory", "window", "arguments", "restart", "publishes", "bootstrap", "grants", "limits"];
+const FIELDS: [&str; 10] =
+    ["image", "memory", "window", "arguments", "restart", "checkpoints", "publishes", "bootstrap", "grants", "limits"];
 
 /// A district that has been read, and what has still to be compared with others.
 #[derive(Debug)]
@@ -93,6 +93,12 @@ fn read_program(reader: &mut Reader, table: &DeTable<'_>, spec: &mut Spec) {
     }
     if let Some(value) = table.get("restart") {
         spec.restart = policy::read(reader, value);
+    }
+    if let Some(value) = table.get("checkpoints") {
+        spec.checkpoints = checkpoints::read(reader, value);
+        if let Some(checkpoints) = spec.checkpoints {
+            reader.checked(value.span(), checkpoints.check_fit(spec.memory, spec.restart.policy));
+        }
     }
     if let Some(value) = table.get("limits")
         && let Some(limits) = reader.table("limits", value)

@@ -3,6 +3,7 @@
 //! Reading goes on after a mistake, so that one run shows all of them. Text, places and remedies are made where the
 //! mistake is found; [`links`] looks at what only all districts together show.
 
+mod checkpoints;
 mod district;
 mod field;
 mod grant;

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::image::ImageSearch;
 use super::{MANIFEST_MAX, Manifest};
 use crate::api::name::Name;
-use crate::api::spec::{Grant, Policy, Published, Target};
+use crate::api::spec::{Checkpoints, Grant, Policy, Published, Target};
 use district_protocol::layout::PROGRAM_BASE;
 use district_protocol::rights::Rights;
 
@@ -83,6 +83,7 @@ fn everything_that_can_be_said_is_understood() {
         window = "512KiB"
         arguments = ["a", "b c"]
         restart = { policy = "always", backoff = "1s", backoff-max = "1min", intensity = 3, within = "1h" }
+        checkpoints = { every = "1s", dirty-pages = 1000, cold-restart = true }
         publishes = ["count"]
         [districts.counter.limits]
         handles = 100
@@ -262,6 +263,67 @@ fn restart() {
 }
 
 #[test]
+fn checkpoints() {
+    bad_field(
+        "checkpoints = \"on-demnd\"",
+        "m.toml:3: unknown `checkpoints` \"on-demnd\"\n  remedy: did you mean `on-demand`?",
+    );
+    bad_field(
+        "checkpoints = \"1s\"",
+        "m.toml:3: unknown `checkpoints` \"1s\"\n  remedy: use one of `none`, `on-demand`",
+    );
+    bad_field(
+        "checkpoints = true",
+        "m.toml:3: `checkpoints` is neither a string nor a table but: boolean\n  remedy: write `checkpoints = { every",
+    );
+    bad_field("checkpoints = {}", "m.toml:3: `checkpoints` is an empty table\n  remedy: write `checkpoints = \"on-de");
+    bad_field(
+        "checkpoints = { evry = \"1s\" }",
+        "m.toml:3: unknown field `evry` in `checkpoints`\n  remedy: did you mean `every`?",
+    );
+    bad_field("checkpoints = { every = 1 }", "m.toml:3: `every` is an integer, not a string\n");
+    bad_field("checkpoints = { every = \"1\" }", "m.toml:3: `every` of \"1\" is no duration\n");
+    bad_field(
+        "checkpoints = { every = \"0s\" }",
+        "m.toml:3: every of 0ms is out of range\n  remedy: every is 1ms to 24h",
+    );
+    bad_field("checkpoints = { every = \"25h\" }", "m.toml:3: every of 25h is out of range\n");
+    bad_field("checkpoints = { dirty-pages = \"many\" }", "m.toml:3: `dirty-pages` is a string, not an integer\n");
+    bad_field("checkpoints = { dirty-pages = -1 }", "m.toml:3: `dirty-pages` of -1 is out of range\n");
+    bad_field(
+        "checkpoints = { dirty-pages = 0 }",
+        "m.toml:3: dirty-pages is 0\n  remedy: leave it out if pages shall not be counted",
+    );
+    bad_field(
+        "checkpoints = { every = \"1s\", cold-restart = 1 }",
+        "m.toml:3: `cold-restart` is no boolean but: integer\n  remedy: write `cold-restart = true`",
+    );
+    bad_field("checkpoints.every = \"1s\"\ncheckpoints = \"none\"", "m.toml:4: duplicate key\n");
+}
+
+#[test]
+fn checkpoints_that_cannot_be() {
+    bad_field(
+        "memory = \"1MiB\"\ncheckpoints = { dirty-pages = 257 }",
+        "m.toml:4: dirty-pages of 257 is more than the 256 pages that the district has\n  remedy: use fewer",
+    );
+    bad_field(
+        "checkpoints = { every = \"1s\", cold-restart = true }\nrestart = \"never\"",
+        "m.toml:3: cold-restart says how a district is started again that never is\n  remedy: leave it out",
+    );
+    let spec = |fields: &str| good(&format!("[districts.a]\nimage = \"ok\"\n{fields}")).districts.remove(0);
+    assert_eq!(spec("").checkpoints, None);
+    assert_eq!(spec("checkpoints = \"none\"").checkpoints, None);
+    assert_eq!(spec("checkpoints = \"on-demand\"").checkpoints, Some(Checkpoints::default()));
+    let all = spec("checkpoints = { every = \"20ms\", dirty-pages = 4096, cold-restart = true }");
+    let every = Some(Duration::from_millis(20));
+    assert_eq!(all.checkpoints, Some(Checkpoints { every, dirty_pages: Some(4096), cold_restart: true }));
+    assert_eq!(all.check(), Ok(()));
+    let cold = spec("checkpoints = { cold-restart = true }");
+    assert_eq!(cold.checkpoints, Some(Checkpoints { cold_restart: true, ..Checkpoints::default() }));
+}
+
+#[test]
 fn published_names() {
     bad_field("publishes = [\"x\", \"x\"]", "m.toml:3: `x` is published twice\n");
     bad_field("publishes = [\"a/b\"]", "m.toml:3: published name \"a/b\" cannot be looked up\n");
@@ -360,6 +422,8 @@ fn the_example_of_the_documentation_is_right() {
     let [counter, reader, guest] = &manifest.districts[..] else { panic!("{manifest:?}") };
     assert_eq!(reader.restart.backoff_max, Duration::from_secs(10));
     assert!(guest.bootstrap.is_some());
+    assert!(counter.checkpoints.is_some_and(|checkpoints| checkpoints.every.is_some()));
+    assert!(reader.checkpoints.is_none());
     let (said, limits) = (counter.limits, district_broker::Limits::default());
     assert_eq!(said.handles, Some(limits.handles));
     assert_eq!(said.exports, Some(limits.exports));

@@ -4,18 +4,21 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use district::api::client::{Client, ClientError};
-use district::api::command::{Command, Leave, LogRequest};
+use district::api::command::{Command, Leave, LogRequest, MemoryCommand};
 use district::api::event::{Event, EventKind};
-use district::api::feed::{FEED_CAPACITY, Feed};
-use district::api::info::{DistrictInfo, KeyInfo, State};
+use district::api::feed::{FEED_CAPACITY, Feed, Filter};
+use district::api::info::{CheckpointInfo, DistrictInfo, KeyInfo, State};
 use district::api::mailbox::{Inbox, mailbox};
 use district::api::name::Name;
 use district::api::refusal::{Refusal, RefusalKind};
 use district::api::server::{Server, listen, serve};
+use district::api::snapshot::{Beginning, CloneRequest, SnapshotInfo, Tag};
 use district::api::spec::Spec;
 use rustix::event::{PollFd, PollFlags, poll};
 use tempfile::TempDir;
@@ -60,7 +63,8 @@ fn answer(command: Command, feeds: &mpsc::Sender<Feed>) -> bool {
         Command::Start(specs, reply) => {
             reply.send(Ok(specs.iter().map(|spec| info(spec.name.as_str(), State::Starting)).collect()));
         }
-        Command::StartExisting(name, reply) | Command::Restart(name, reply) => {
+        Command::StartExisting(name, from, reply) | Command::Restart(name, from, reply) => {
+            assert!(from == Beginning::Newest || from == Beginning::Tag(tag("t")), "{from:?}");
             reply.send(known(&name).map(|()| info("a", State::Starting)));
         }
         Command::Stop(name, reply) => reply.send(known(&name).map(|()| info("a", State::Stopped))),
@@ -81,6 +85,15 @@ fn answer(command: Command, feeds: &mpsc::Sender<Feed>) -> bool {
             feeds.send(feed).unwrap();
         }
         Command::Inspect(name, reply) => reply.send(Ok(name.iter().map(key).collect())),
+        Command::Memory(name, command) => match known(&name) {
+            Ok(()) => about_memory(command),
+            Err(refusal) => command.refuse(refusal),
+        },
+        Command::Snapshots(reply) => reply.send(Ok(Vec::new())),
+        Command::Import(request, reply) => {
+            assert!(request.path.is_absolute());
+            reply.send(Ok(info(request.name.as_str(), State::Stopped)));
+        }
         Command::Shutdown(leave, reply) => {
             assert_eq!(leave, Leave::Running);
             reply.send(Ok(()));
@@ -88,6 +101,42 @@ fn answer(command: Command, feeds: &mpsc::Sender<Feed>) -> bool {
         }
     }
     true
+}
+
+fn tag(text: &str) -> Tag {
+    Tag::new(text).unwrap()
+}
+
+fn checkpoint() -> CheckpointInfo {
+    CheckpointInfo { generation: 7, restorable: true, ..CheckpointInfo::default() }
+}
+
+fn snapshot(tag: String) -> SnapshotInfo {
+    let tag = Tag::new(&tag).unwrap();
+    SnapshotInfo { district: name("a"), tag, generation: 7, time_ms: 1, memory: 16 << 20, disk: 4096 }
+}
+
+fn about_memory(command: MemoryCommand) {
+    match command {
+        MemoryCommand::Checkpoint(reply) => reply.send(Ok(checkpoint())),
+        MemoryCommand::Checkpoints(reply) => reply.send(Ok(vec![checkpoint()])),
+        MemoryCommand::Snapshot(Some(tag), reply) if tag.as_str() == "slow" => {
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(1600));
+                reply.send(Ok(snapshot(tag.to_string())));
+            });
+        }
+        MemoryCommand::Snapshot(tag, reply) => {
+            reply.send(Ok(snapshot(tag.map_or("g7".to_owned(), |tag| tag.to_string()))));
+        }
+        MemoryCommand::Snapshots(reply) => reply.send(Ok(vec![snapshot("t".to_owned())])),
+        MemoryCommand::RemoveSnapshot(_, reply) => reply.send(Ok(())),
+        MemoryCommand::Clone(request, reply) => reply.send(Ok(info(request.name.as_str(), State::Starting))),
+        MemoryCommand::Export(tag, path, reply) => {
+            assert!(path.is_absolute());
+            reply.send(Ok(snapshot(tag.to_string())));
+        }
+    }
 }
 
 fn key(holder: &Name) -> KeyInfo {
@@ -177,6 +226,91 @@ fn every_command_goes_through_and_its_answer_comes_back() {
 }
 
 #[test]
+fn what_is_about_memory_goes_through_too() {
+    let world = World::new();
+    let (client, a) = (world.client(), name("a"));
+    assert_eq!(client.checkpoint(&a).unwrap(), checkpoint());
+    assert_eq!(client.checkpoints(&a).unwrap(), [checkpoint()]);
+    assert_eq!(client.snapshot(&a, None).unwrap(), snapshot("g7".to_owned()));
+    assert_eq!(client.snapshot(&a, Some(tag("t"))).unwrap(), snapshot("t".to_owned()));
+    assert_eq!(client.snapshots(Some(&a)).unwrap(), [snapshot("t".to_owned())]);
+    assert_eq!(client.snapshots(None).unwrap(), []);
+    client.remove_snapshot(&a, &tag("t")).unwrap();
+    let request = CloneRequest { name: name("b"), from: Some(tag("t")) };
+    assert_eq!(client.clone_district(&a, &request).unwrap(), info("b", State::Starting));
+    assert_eq!(client.export(&a, &tag("t"), Path::new("/f")).unwrap(), snapshot("t".to_owned()));
+    assert_eq!(client.import(Path::new("/f"), &name("c")).unwrap(), info("c", State::Stopped));
+    let from = || Beginning::Tag(tag("t"));
+    assert_eq!(client.start_from(&a, from()).unwrap().state, State::Starting);
+    assert_eq!(client.restart_from(&a, from()).unwrap().state, State::Starting);
+    // A request without a body is for what is usual.
+    for path in ["start", "restart", "snapshots"] {
+        let answer = world.post(&format!("/v1/districts/a/{path}"), "");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn bodies_about_memory_that_are_wrong_are_refused() {
+    let world = World::new();
+    for (path, body, text) in [
+        ("districts/a/restart", "{\"from\": \"oldest\"}", "unknown variant `oldest`"),
+        ("districts/a/restart", "{\"from\": {\"generation\": -1}}", "invalid value: integer `-1`"),
+        ("districts/a/restart", "{\"from\": {\"tag\": \"17\"}}", "tag `17` is a number"),
+        ("districts/a/start", "{\"form\": \"cold\"}", "unknown field `form`"),
+        ("districts/a/start", "[", "the body does not fit this path"),
+        ("districts/a/snapshots", "{\"tag\": \"a/b\"}", "tag name \\\"a/b\\\" has the character '/'"),
+        ("districts/a/snapshots", "{\"tag\": 17}", "invalid type: integer `17`"),
+        ("districts/a/snapshots", "{\"name\": \"t\"}", "unknown field `name`"),
+        ("districts/a/clone", "", "the body does not fit this path"),
+        ("districts/a/clone", "{}", "missing field `name`"),
+        ("districts/a/clone", "{\"name\": \"B\"}", "has the character 'B'"),
+        ("districts/a/snapshots/t/export", "{}", "missing field `path`"),
+        ("districts/a/snapshots/t/export", "{\"path\": \"f\"}", "path f is not absolute"),
+        ("districts/a/snapshots/7/export", "{\"path\": \"/f\"}", "tag `7` is a number"),
+        ("districts/a/snapshots/..%2fx/export", "{\"path\": \"/f\"}", "has the character '.'"),
+        ("import", "{\"path\": \"/f\"}", "missing field `name`"),
+        ("import", "{\"path\": \"f\", \"name\": \"c\"}", "path f is not absolute"),
+        ("import", "{\"path\": \"/f\", \"name\": \"c\", \"start\": true}", "unknown field `start`"),
+    ] {
+        let answer = world.post(&format!("/v1/{path}"), body);
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{path} {body}: {answer}");
+        assert!(answer.contains(text), "{path} {body}: {answer}");
+    }
+}
+
+#[test]
+fn a_command_that_waits_shows_how_far_it_is() {
+    let world = World::new();
+    let command = |tag: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_district"));
+        command.args(["snapshot", "a", "--tag", tag, "--dir", world.folder.path().to_str().unwrap()]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let mut slow = command("slow");
+    let feed = world.feeds.recv().unwrap();
+    assert_eq!(feed.filter(), &Filter { districts: vec![name("a")], logs: false, changes: true });
+    let begin = Instant::now();
+    while slow.try_wait().unwrap().is_none() {
+        let percent = begin.elapsed().as_millis() / 20;
+        feed.offer(&Event::now(EventKind::Progress, name("a"), 1, State::Running, format!("snapshot: {percent} %")));
+        feed.offer(&Event::now(EventKind::Started, name("a"), 1, State::Running, "of no interest"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = slow.wait_with_output().unwrap();
+    let said = text(output.stderr);
+    let percent = said.strip_prefix("snapshot: ").and_then(|rest| rest.strip_suffix(" %\n"));
+    // Once, because a line is not rewritten here, and after a second.
+    assert!(percent.is_some_and(|percent| percent.parse::<u32>().is_ok_and(|percent| percent >= 40)), "{said:?}");
+    assert_eq!(text(output.stdout), "a  snapshot slow of generation 7: 16 MiB of memory, 4 KiB on the disk\n");
+
+    let quick = command("quick").wait_with_output().unwrap();
+    assert_eq!(text(quick.stderr), "");
+}
+
+#[test]
 fn refusals_arrive_with_their_kind_and_remedy() {
     let world = World::new();
     let client = world.client();
@@ -249,9 +383,9 @@ fn the_loop_learns_that_a_reader_has_gone() {
     drop(stream);
     drop(client);
     // The server sees the closed socket in its own time; until then what is offered is dropped or counted.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(10);
     while feed.offer(&log("x")) {
-        assert!(std::time::Instant::now() < deadline, "the feed stays open");
+        assert!(Instant::now() < deadline, "the feed stays open");
         std::thread::yield_now();
     }
 }
@@ -343,9 +477,11 @@ fn when_the_loop_has_ended_requests_are_refused_and_the_server_ends_in_spite_of_
 fn the_examples_of_the_documentation_are_right() {
     let text = include_str!("../../docs/api.md");
     let examples: Vec<&str> = text.split("```json").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    let [spec, district, event, key] = examples[..] else { panic!("{examples:?}") };
+    let [spec, district, checkpoint, snapshot, event, key] = examples[..] else { panic!("{examples:?}") };
     assert_eq!(serde_json::from_str::<Spec>(spec).unwrap().check(), Ok(()));
     serde_json::from_str::<DistrictInfo>(district).unwrap();
+    serde_json::from_str::<CheckpointInfo>(checkpoint).unwrap();
+    serde_json::from_str::<SnapshotInfo>(snapshot).unwrap();
     serde_json::from_str::<Event>(event).unwrap();
     serde_json::from_str::<KeyInfo>(key).unwrap();
 }

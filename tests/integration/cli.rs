@@ -33,8 +33,27 @@ fn folder(manifest: &str) -> TempDir {
     folder
 }
 
-const COMMANDS: [&str; 12] =
-    ["up", "run", "start", "stop", "restart", "remove", "ps", "logs", "inspect", "daemon", "doctor", "completions"];
+const COMMANDS: [&str; 19] = [
+    "up",
+    "run",
+    "start",
+    "stop",
+    "restart",
+    "remove",
+    "ps",
+    "logs",
+    "inspect",
+    "checkpoint",
+    "checkpoints",
+    "snapshot",
+    "snapshots",
+    "clone",
+    "export",
+    "import",
+    "daemon",
+    "doctor",
+    "completions",
+];
 
 #[test]
 fn every_command_has_help_with_an_example() {
@@ -50,6 +69,8 @@ fn every_command_has_help_with_an_example() {
     }
     assert!(all.contains("Exit codes: 0 done; 1 "), "{all}");
     assert!(!all.contains("vmm"), "{all}");
+    assert!(all.contains("[alias: rm]"), "{all}");
+    assert_eq!(stdout(&district(&["rm", "--help"])), stdout(&district(&["remove", "--help"])));
 }
 
 #[test]
@@ -58,6 +79,15 @@ fn a_wrong_command_line_ends_with_2_and_a_hint() {
         (&["inspekt"][..], "inspect"),
         (&["stop"], "NAME"),
         (&["stop", "No"], "district name \"No\" has the character 'N'; use 1 to 32"),
+        (&["snapshot", "a", "--tag", "17"], "tag `17` is a number; numbers stand for generations"),
+        (&["snapshot", "a", "--tag", "x/y"], "tag name \"x/y\" has the character '/'"),
+        (&["restart", "a", "--from", "t", "--cold"], "cannot be used with"),
+        (&["restart", "a", "--from", "18446744073709551616"], "is a number"),
+        (&["start", "x.toml", "--cold"], "--from and --cold are about one district, not about a manifest"),
+        (&["rm", "a", "b", "--snapshot", "t"], "a snapshot of several districts was named"),
+        (&["clone", "a"], "NEW"),
+        (&["import", "f"], "NAME"),
+        (&["export", "a", "t"], "FILE"),
         (&["run", "x", "--memory", "8"], "\"8\" is no size; write a whole number and KiB"),
         (&["run", "x", "--grant", "x"], "\"x\" has no `=`; write NAME=TARGET"),
         (&["run", "x", "--grant", "x=host/x"], "the host serves no \"x\"; use one of `log`"),
@@ -108,6 +138,15 @@ fn without_a_daemon_its_clients_say_how_to_get_one() {
         &["restart", "a"],
         &["remove", "a"],
         &["start", "a"],
+        &["start", "a", "--cold"],
+        &["rm", "a", "--snapshot", "t"],
+        &["checkpoint", "a"],
+        &["checkpoints", "a"],
+        &["snapshot", "a"],
+        &["snapshots"],
+        &["clone", "a", "b"],
+        &["export", "a", "t", "f"],
+        &["import", "f", "a"],
     ] {
         let output = command(arguments).env("DISTRICT_DIR", state).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
@@ -141,7 +180,11 @@ fn completions_are_scripts_for_the_shell() {
     for (shell, text) in [("bash", "complete -F"), ("zsh", "#compdef district"), ("fish", "complete -c district")] {
         let output = district(&["completions", shell]);
         assert_eq!(output.status.code(), Some(0));
-        assert!(stdout(&output).contains(text), "{shell}");
+        let script = stdout(&output);
+        assert!(script.contains(text), "{shell}");
+        for name in COMMANDS.into_iter().chain(["rm", "--snapshot", "--from", "--cold", "--tag"]) {
+            assert!(script.contains(name.trim_start_matches('-')), "{shell} does not know {name}");
+        }
     }
 }
 

@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 use district_devices::{Window, driver};
 use district_protocol::ABI_VERSION;
 use district_protocol::layout::{PROGRAM_BASE, WINDOW_BASE, WINDOW_SIZE_DEFAULT};
-use district_vmm::control::{DaemonEnd, FromVmm, Start, listen};
+use district_vmm::control::{Beginning, DaemonEnd, FromVmm, Start, StartFiles, listen};
 use district_vmm::cpuid::Cpuid;
 use district_vmm::features::{Standby, supported_cpuid};
 use district_vmm::machine::{Blank, Machine, Parts};
+use district_vmm::origin::Origin;
 use district_vmm::process::run;
 use district_vmm::report::Ended;
 use kvm_bindings::kvm_userspace_memory_region;
@@ -170,6 +171,8 @@ fn description() -> Start {
         memory: MEMORY,
         window: WINDOW_SIZE_DEFAULT,
         arguments: vec!["one".into()],
+        from: Beginning::Program,
+        checkpoints: None,
     }
 }
 
@@ -178,7 +181,7 @@ fn exits(cpuid: &Cpuid, code: &[u8]) -> f64 {
     let window = Window::create(WINDOW_SIZE_DEFAULT).expect("window");
     let window = window.memfd().try_clone_to_owned().expect("window");
     let blank = Blank::new(&Kvm::new().expect("/dev/kvm"), cpuid.clone()).expect("blank machine");
-    let parts = Parts { program: program(code), window };
+    let parts = Parts { origin: Origin::Program(program(code)), window };
     let (mut machine, _handle) = Machine::build(&description(), blank, parts).expect("machine");
     let (ended, took) = timed(|| machine.run());
     assert!(matches!(ended, Ended::Exit { code: 0, .. }), "{ended:?}");
@@ -215,7 +218,7 @@ impl District {
         // SAFETY: the descriptor is `kvm`'s, which lives.
         let kvm = unsafe { BorrowedFd::borrow_raw(kvm.as_raw_fd()) };
         daemon.prepare(cpuid.clone(), kvm).expect("prepare");
-        daemon.start(start, program.as_fd(), window.memfd()).expect("start");
+        daemon.start(start, &StartFiles::program(&program.as_fd(), window.memfd())).expect("start");
         daemon.run().expect("run");
         assert_eq!(receive(&daemon), FromVmm::Running);
         let seen = loop {

@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 
 use district_protocol::ABI_VERSION;
 use district_protocol::boot::{ARGUMENTS_OFFSET, BOOT_MAGIC, BootPage, StartReason};
-use district_protocol::layout::{BOOT_PAGE, DEVICE_BASE};
+use district_protocol::layout::{BOOT_PAGE, DEVICE_BASE, PAGE_SIZE};
 
-use crate::address_space::AddressSpace;
 use crate::clock::GuestClock;
 use crate::control::Start;
 use crate::memory::{MemoryError, Ram};
+use crate::state::Layout;
 
 /// The session that a life begins with.
 pub(crate) const FIRST_SESSION: u64 = 1;
@@ -18,11 +18,13 @@ pub(crate) const FIRST_SESSION: u64 = 1;
 /// Fills the boot page before the first instruction. `start` has been checked.
 pub(crate) fn write(
     ram: &Ram,
-    space: &AddressSpace,
+    layout: &Layout,
     start: &Start,
     clock: &GuestClock,
     entropy: [u8; 64],
 ) -> Result<(), MemoryError> {
+    // A restored page may have more arguments of an earlier life.
+    ram.clear(BOOT_PAGE, PAGE_SIZE)?;
     let arguments: Vec<u8> = start.arguments.iter().flat_map(|it| it.bytes().chain([0])).collect();
     let length = |range: &std::ops::Range<u64>| range.end - range.start;
     let page = BootPage {
@@ -37,13 +39,13 @@ pub(crate) fn write(
         tsc_base: clock.tsc_base,
         clock_scale: clock.scale,
         session: FIRST_SESSION,
-        heap_base: space.heap.start,
-        heap_size: length(&space.heap),
-        window_base: space.window.start,
-        window_size: length(&space.window),
+        heap_base: layout.heap.start,
+        heap_size: length(&layout.heap),
+        window_base: layout.window().start,
+        window_size: layout.window,
         device_base: DEVICE_BASE,
-        stack_base: space.stack.start,
-        stack_size: length(&space.stack),
+        stack_base: layout.stack.start,
+        stack_size: length(&layout.stack),
         arguments_len: arguments.len() as u64,
         entropy,
     };

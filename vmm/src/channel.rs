@@ -7,12 +7,14 @@ use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use district_devices::frontend::{self, ActivateError, Connection};
 use district_devices::{Action, ChannelSetup, Registers, Window};
 use district_protocol::channel::QUEUE_COUNT;
 use district_protocol::layout::{DEVICE_BASE, DEVICE_SIZE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// How long the daemon may take to let go of a session that the guest has left. A daemon that is alive does it at once.
@@ -24,12 +26,14 @@ pub(crate) struct Events {
     pub(crate) kicks: [EventFd; QUEUE_COUNT as usize],
     /// The daemon wakes the guest.
     pub(crate) call: EventFd,
+    /// Another thread of this process wakes the vCPU thread where it waits, and not the guest.
+    pub(crate) attention: EventFd,
 }
 
 impl Events {
     pub(crate) fn new() -> io::Result<Self> {
         let event = || EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC);
-        Ok(Self { kicks: [event()?, event()?], call: event()? })
+        Ok(Self { kicks: [event()?, event()?], call: event()?, attention: event()? })
     }
 }
 
@@ -59,12 +63,21 @@ pub(crate) struct Parting {
 
 impl Parting {
     /// Waits until the daemon has let go of the session's queues and has read the count of consumed deliveries; for
-    /// `longest` if it never does. To be called without the channel's lock, for which the control thread would wait.
-    pub(crate) fn wait(self, longest: &Timespec) {
+    /// `longest` if it never does, and not once the guest is to stop: it sees nothing any more. To be called without the
+    /// channel's lock, for which the control thread would wait.
+    pub(crate) fn wait(self, longest: &Timespec, is_stopping: impl Fn() -> bool) {
         // Half of the socket, so that the daemon's end of it stays to be seen.
         let _ = self.socket.shutdown(Shutdown::Write);
-        // A signal ends the waiting early. It only comes to stop the guest, which then sees nothing any more.
-        let _ = poll(&mut [PollFd::new(&*self.socket, PollFlags::RDHUP)], Some(longest));
+        let begin = Instant::now();
+        let longest = Duration::try_from(*longest).unwrap_or_default();
+        while let Some(left) = longest.checked_sub(begin.elapsed()).filter(|_| !is_stopping()) {
+            let left = Timespec::try_from(left).unwrap_or_default();
+            // A signal that is none to stop may want a checkpoint, which has to wait: the guest's write is not complete.
+            match poll(&mut [PollFd::new(&*self.socket, PollFlags::RDHUP)], Some(&left)) {
+                Err(Errno::INTR) => {}
+                _ => break,
+            }
+        }
         hang_up(&self.socket);
     }
 }

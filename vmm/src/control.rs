@@ -10,6 +10,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use district_protocol::ABI_VERSION;
 use district_protocol::boot::{ARGUMENTS_MAX, StartReason};
@@ -27,8 +28,10 @@ use crate::report::Ended;
 
 /// Longest message in bytes.
 pub const MESSAGE_MAX: usize = 64 << 10;
-/// Most descriptors with one message: the program's file and the window.
-const FDS_MAX: usize = 2;
+/// Most segments of a log that a life can begin from.
+pub const SEGMENTS_MAX: usize = 16;
+/// Most descriptors with one message: the window, a new segment, an image, and the segments of a log.
+const FDS_MAX: usize = 3 + SEGMENTS_MAX;
 /// Longest name of a district in bytes.
 pub const NAME_MAX: usize = 255;
 /// Daemons that may wait to be heard.
@@ -58,6 +61,68 @@ pub struct Start {
     pub window: u64,
     /// The program's arguments, without NULs; at most [`ARGUMENTS_MAX`] bytes with a NUL after each.
     pub arguments: Vec<String>,
+    /// What its memory begins with.
+    pub from: Beginning,
+    /// Which checkpoints are to be taken; none: no one ever is.
+    pub checkpoints: Option<Checkpoints>,
+}
+
+/// What a district's memory begins with, and so which files come with [`ToVmm::Start`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Beginning {
+    /// The program's file.
+    Program,
+    /// The checkpoint [`Start::generation`].
+    Checkpoint {
+        /// Whether there is an image; it comes first.
+        image: bool,
+        /// How many segments of the log there are, at most [`SEGMENTS_MAX`].
+        segments: u32,
+        /// Whether each page of the image is to be compared with its table first, which takes as long as reading it.
+        verify: bool,
+    },
+}
+
+/// When checkpoints are taken, beside those that are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoints {
+    /// Number of the first one.
+    pub next_generation: u64,
+    /// The one that it builds on; 0: none.
+    pub parent: u64,
+    /// Every so many milliseconds, if the guest has run meanwhile; 0: not by time.
+    pub every_ms: u64,
+    /// When so many pages have been written to; 0: not by pages.
+    pub dirty_pages: u64,
+}
+
+impl Checkpoints {
+    pub(crate) fn every(&self) -> Duration {
+        Duration::from_millis(self.every_ms)
+    }
+}
+
+/// A checkpoint that is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpointed {
+    /// Its number.
+    pub generation: u64,
+    /// The one that it builds on; 0: none.
+    pub parent: u64,
+    /// When the guest was as it says, in nanoseconds since 1970.
+    pub time: u64,
+    /// Pages written with their data.
+    pub data_pages: u64,
+    /// Pages that were zero.
+    pub zero_pages: u64,
+    /// Bytes that it takes in the log.
+    pub bytes: u64,
+    /// Bytes of the segment that it is in, up to its end.
+    pub log_bytes: u64,
+    /// How long the guest stood still, in nanoseconds.
+    pub pause: u64,
+    /// From its beginning until it was durable, in nanoseconds.
+    pub total: u64,
 }
 
 /// Why a [`Start`] is refused before anything is built. Sizes are checked against the program, later.
@@ -81,7 +146,25 @@ pub enum StartError {
     Nul(usize),
 }
 
+impl<'a> StartFiles<'a> {
+    /// Those of a district that begins with its program and of which no checkpoints are taken.
+    pub fn program(program: &'a BorrowedFd<'a>, window: BorrowedFd<'a>) -> Self {
+        StartFiles { window, log: None, memory: std::slice::from_ref(program) }
+    }
+}
+
 impl Start {
+    /// How many files come with it; more than any message has if it asks for too many.
+    fn descriptors(&self) -> usize {
+        let memory = match self.from {
+            Beginning::Program => 1,
+            Beginning::Checkpoint { image, segments, .. } => {
+                usize::from(image) + usize::try_from(segments).unwrap_or(FDS_MAX).min(FDS_MAX)
+            }
+        };
+        1 + usize::from(self.checkpoints.is_some()) + memory
+    }
+
     /// Checks what can be checked without the program.
     pub fn check(&self) -> Result<(), StartError> {
         if self.abi_version != ABI_VERSION {
@@ -109,12 +192,17 @@ impl Start {
 pub enum ToVmm {
     /// Make all that is the same for every district that sees this processor; first. With `/dev/kvm`.
     Prepare(Cpuid),
-    /// Make the district, and do not run it yet; once in a vmm process's life. With the program's file and the window.
+    /// Make the district, and do not run it yet; once in a vmm process's life. With the window; a segment of the log, if
+    /// checkpoints are to be taken; and what [`Start::from`] says.
     Start(Box<Start>),
     /// Run it: what must be on disk before its first instruction is.
     Run,
     /// A new session of the channel. With one end of a stream socket, on which the daemon speaks vhost-user.
     Channel,
+    /// Take a checkpoint that holds all that the guest has done until now. Requests are numbered, upwards.
+    Checkpoint(u64),
+    /// Write checkpoints to this segment from now on. With its file, which has a header and nothing else.
+    Log,
     /// Stop the guest.
     Stop,
     /// How the guest's life ended is known; the process may exit. [`DaemonEnd::receive`] says it by itself.
@@ -122,11 +210,11 @@ pub enum ToVmm {
 }
 
 impl ToVmm {
-    const fn descriptors(&self) -> usize {
+    fn descriptors(&self) -> usize {
         match self {
-            Self::Start(_) => 2,
-            Self::Prepare(_) | Self::Channel => 1,
-            Self::Run | Self::Stop | Self::Taken => 0,
+            Self::Start(start) => start.descriptors(),
+            Self::Prepare(_) | Self::Channel | Self::Log => 1,
+            Self::Run | Self::Checkpoint(_) | Self::Stop | Self::Taken => 0,
         }
     }
 }
@@ -143,6 +231,29 @@ pub enum FromVmm {
     },
     /// The guest is about to execute its first instruction.
     Running,
+    /// A checkpoint is durable.
+    Checkpointed {
+        /// All requests up to this one are answered by it.
+        covers: u64,
+        /// What was done.
+        checkpoint: Checkpointed,
+    },
+    /// Nothing has happened since a checkpoint.
+    Unchanged {
+        /// All requests up to this one are answered by it.
+        covers: u64,
+        /// That checkpoint.
+        generation: u64,
+    },
+    /// There is no checkpoint, and the guest goes on.
+    NoCheckpoint {
+        /// All requests up to this one are refused.
+        covers: u64,
+        /// What went wrong, for people.
+        error: String,
+        /// Whether the log cannot be written to any more: the next one needs [`ToVmm::Log`].
+        needs_log: bool,
+    },
     /// The guest's life is over; the process exits once the daemon has read this.
     Ended(Ended),
 }
@@ -151,7 +262,12 @@ impl FromVmm {
     const fn descriptors(&self) -> usize {
         match self {
             Self::Hello { state: State::Running { .. }, .. } => 1,
-            Self::Hello { .. } | Self::Running | Self::Ended(_) => 0,
+            Self::Hello { .. }
+            | Self::Running
+            | Self::Checkpointed { .. }
+            | Self::Unchanged { .. }
+            | Self::NoCheckpoint { .. }
+            | Self::Ended(_) => 0,
         }
     }
 }
@@ -230,6 +346,17 @@ fn socket() -> rustix::io::Result<OwnedFd> {
     net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
+/// The files that go with a [`Start`].
+#[derive(Debug)]
+pub struct StartFiles<'a> {
+    /// The window's memory.
+    pub window: BorrowedFd<'a>,
+    /// A segment of the log with nothing in it, if checkpoints are to be taken.
+    pub log: Option<BorrowedFd<'a>>,
+    /// What [`Start::from`] says: the program; or an image, if there is one, and segments in order.
+    pub memory: &'a [BorrowedFd<'a>],
+}
+
 /// The daemon's end.
 #[derive(Debug)]
 pub struct DaemonEnd {
@@ -250,8 +377,19 @@ impl DaemonEnd {
     }
 
     /// Has the district made, after [`DaemonEnd::prepare`].
-    pub fn start(&self, start: Start, program: BorrowedFd<'_>, window: BorrowedFd<'_>) -> Result<(), ControlError> {
-        send(&self.socket, &ToVmm::Start(Box::new(start)), &[program, window])
+    pub fn start(&self, start: Start, files: &StartFiles<'_>) -> Result<(), ControlError> {
+        let fds: Vec<_> = [files.window].iter().chain(&files.log).chain(files.memory).copied().collect();
+        send(&self.socket, &ToVmm::Start(Box::new(start)), &fds)
+    }
+
+    /// Asks for a checkpoint; the answer is the first message that covers `request`.
+    pub fn checkpoint(&self, request: u64) -> Result<(), ControlError> {
+        send(&self.socket, &ToVmm::Checkpoint(request), &[])
+    }
+
+    /// Hands over a new segment of the log.
+    pub fn log(&self, segment: BorrowedFd<'_>) -> Result<(), ControlError> {
+        send(&self.socket, &ToVmm::Log, &[segment])
     }
 
     /// Lets it run, after [`DaemonEnd::start`].

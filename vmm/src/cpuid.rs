@@ -11,6 +11,9 @@
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use serde::{Deserialize, Serialize};
 
+use crate::state::StateError;
+use crate::state::sections::{Reader, Section, Writer};
+
 /// What becomes of a register of a leaf.
 enum Keep {
     /// All of it.
@@ -146,7 +149,9 @@ pub struct Cpuid {
     leaves: Vec<[u32; 6]>,
 }
 
-/// Most leaves of a [`Cpuid`] that another process may hand over.
+/// The leaves in a checkpoint's state.
+const SECTION: Section = Section { kind: 2, version: 1 };
+/// Most leaves of a [`Cpuid`] that another process or a file may hand over.
 const LEAVES_MAX: usize = 64;
 
 impl Cpuid {
@@ -174,6 +179,47 @@ impl Cpuid {
             kvm_cpuid_entry2 { function, index, flags, eax, ebx, ecx, edx, ..Default::default() }
         };
         CpuId::from_entries(&self.leaves.iter().map(entry).collect::<Vec<_>>()).ok()
+    }
+
+    pub(crate) fn encode(&self, writer: &mut Writer) {
+        let words = self.leaves.iter().flatten().flat_map(|word| word.to_le_bytes());
+        writer.section(SECTION, &words.collect::<Vec<_>>());
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, StateError> {
+        let mut content = reader.section(SECTION)?;
+        let count = content.remaining() / size_of::<[u32; 6]>();
+        if count > LEAVES_MAX {
+            return Err(StateError::Damaged("its processor has too many leaves"));
+        }
+        let mut leaves = vec![[0; 6]; count];
+        for word in leaves.iter_mut().flatten() {
+            *word = content.u32()?;
+        }
+        content.finish()?;
+        Ok(Self { leaves })
+    }
+
+    /// Names of the features that this processor has and `other` lacks.
+    pub(crate) fn beyond(&self, other: &Cpuid) -> Vec<&'static str> {
+        let mut missing = Vec::new();
+        for (function, index, keep) in LEAVES {
+            let (ours, theirs) = (self.leaf(*function, *index), other.leaf(*function, *index));
+            let lacking = ours.iter().zip(theirs).map(|(ours, theirs)| ours & !theirs);
+            for (keep, lacking) in keep.iter().zip(lacking) {
+                if let Named(bits) = keep {
+                    missing.extend(bits.iter().filter(|(bit, _)| lacking >> bit & 1 != 0).map(|(_, name)| *name));
+                }
+            }
+        }
+        missing.dedup();
+        missing
+    }
+
+    /// The four registers of a leaf; zeros if there is none.
+    fn leaf(&self, function: u32, index: u32) -> [u32; 4] {
+        let found = self.leaves.iter().find(|leaf| leaf[..2] == [function, index]);
+        found.map_or([0; 4], |leaf| [leaf[2], leaf[3], leaf[4], leaf[5]])
     }
 
     /// First address that the district's processor cannot name.

@@ -8,20 +8,25 @@
 
 use std::collections::BTreeMap;
 
-use kvm_bindings::{KVMIO, kvm_sregs};
+use kvm_bindings::{KVMIO, kvm_debugregs, kvm_dirty_log, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xsave};
 use libc::c_long;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch, sock_filter,
 };
-use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr};
+use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr, ioctl_iow_nr};
 
 // Linux `include/uapi/linux/kvm.h`.
 ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
+ioctl_ior_nr!(KVM_GET_REGS, KVMIO, 0x81, kvm_regs);
 ioctl_ior_nr!(KVM_GET_SREGS, KVMIO, 0x83, kvm_sregs);
+ioctl_ior_nr!(KVM_GET_VCPU_EVENTS, KVMIO, 0x9f, kvm_vcpu_events);
+ioctl_ior_nr!(KVM_GET_DEBUGREGS, KVMIO, 0xa1, kvm_debugregs);
+ioctl_ior_nr!(KVM_GET_XSAVE, KVMIO, 0xa4, kvm_xsave);
+ioctl_iow_nr!(KVM_GET_DIRTY_LOG, KVMIO, 0x42, kvm_dirty_log);
 
-/// Allowed to both threads with any arguments.
-const BOTH: [c_long; 17] = [
+/// Allowed to all threads with any arguments.
+const ALL: [c_long; 17] = [
     // The daemon: vhost-user handshake, eventfds, sockets.
     libc::SYS_ppoll,
     libc::SYS_recvmsg,
@@ -45,7 +50,7 @@ const BOTH: [c_long; 17] = [
     libc::SYS_exit_group,
 ];
 
-/// Allowed to the control thread beyond [`BOTH`]: taking daemons, and signalling the vCPU thread.
+/// Allowed to the control thread beyond [`ALL`]: taking daemons, and signalling the vCPU thread.
 const CONTROL: [c_long; 7] = [
     libc::SYS_accept4,
     libc::SYS_getsockopt,
@@ -57,8 +62,22 @@ const CONTROL: [c_long; 7] = [
     libc::SYS_sigaltstack,
 ];
 
-/// Allowed to the vCPU thread beyond [`BOTH`]: what ends a thread.
+/// Allowed to the vCPU thread beyond [`ALL`]: what ends a thread.
 const VCPU: [c_long; 2] = [libc::SYS_rt_sigprocmask, libc::SYS_sigaltstack];
+
+/// Allowed to the checkpoint thread beyond [`ALL`]: the log, which it has open, and signalling the vCPU thread.
+const CHECKPOINT: [c_long; 10] = [
+    libc::SYS_pread64,
+    libc::SYS_pwritev,
+    libc::SYS_fdatasync,
+    libc::SYS_ftruncate,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_getpid,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_sigaltstack,
+];
 
 /// What may be asked with `fcntl`: flags (the standard library does, before it closes a file in debug builds) and
 /// duplicates. Setting flags, seals or owners may not.
@@ -81,8 +100,27 @@ pub(crate) fn control() -> Result<BpfProgram, seccompiler::BackendError> {
 
 /// The vCPU thread's filter.
 pub(crate) fn vcpu() -> Result<BpfProgram, seccompiler::BackendError> {
+    let requests = [
+        KVM_RUN(),
+        KVM_GET_REGS(),
+        KVM_GET_SREGS(),
+        KVM_GET_VCPU_EVENTS(),
+        KVM_GET_DEBUGREGS(),
+        KVM_GET_XSAVE(),
+        KVM_GET_DIRTY_LOG(),
+    ];
+    let requests = requests.map(|request| when(1, SeccompCmpOp::Eq, request));
+    filter(&VCPU, [(libc::SYS_ioctl, requests.into_iter().collect::<Result<_, _>>()?)])
+}
+
+/// The checkpoint thread's filter.
+pub(crate) fn checkpoint() -> Result<BpfProgram, seccompiler::BackendError> {
     use SeccompCmpOp::Eq;
-    filter(&VCPU, [(libc::SYS_ioctl, vec![when(1, Eq, KVM_RUN())?, when(1, Eq, KVM_GET_SREGS())?])])
+    let own = u64::from(std::process::id());
+    filter(
+        &CHECKPOINT,
+        [(libc::SYS_ioctl, vec![when(1, Eq, KVM_GET_DIRTY_LOG())?]), (libc::SYS_tgkill, vec![when(0, Eq, own)?])],
+    )
 }
 
 fn filter(
@@ -93,7 +131,7 @@ fn filter(
     // Shared memory would not count towards the process's limit.
     let not_shared = || is(3, SeccompCmpOp::MaskedEq(number(libc::MAP_SHARED)), 0);
     let fcntl = |&command| when(1, SeccompCmpOp::Eq, number(command));
-    let mut rules: BTreeMap<_, _> = BOTH.iter().chain(allowed).map(|&call| (call, Vec::new())).collect();
+    let mut rules: BTreeMap<_, _> = ALL.iter().chain(allowed).map(|&call| (call, Vec::new())).collect();
     rules.insert(libc::SYS_mmap, vec![SeccompRule::new(vec![no_code()?, not_shared()?])?]);
     rules.insert(libc::SYS_mprotect, vec![SeccompRule::new(vec![no_code()?])?]);
     rules.insert(libc::SYS_fcntl, FCNTL.iter().map(fcntl).collect::<Result<_, _>>()?);

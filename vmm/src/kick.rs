@@ -15,9 +15,10 @@ const MAPPED: usize = 4096;
 const IMMEDIATE_EXIT: usize = offset_of!(kvm_run, immediate_exit);
 const _: () = assert!(IMMEDIATE_EXIT < MAPPED);
 
-/// The request to stop one vCPU for good. It may come at any time, from another thread, and is never lost: the flag
-/// that keeps `KVM_RUN` from entering the guest is set first, so whether the signal finds the thread in the guest, on
-/// its way there or elsewhere makes no difference (Linux `Documentation/virt/kvm/api.rst`, `immediate_exit`).
+/// The request to one vCPU's thread to come out of the guest: to stop for good, or to look around. It may come at any
+/// time, from another thread, and is never lost: the flag that keeps `KVM_RUN` from entering the guest is set first, so
+/// whether the signal finds the thread in the guest, on its way there or elsewhere makes no difference (Linux
+/// `Documentation/virt/kvm/api.rst`, `immediate_exit`).
 pub(crate) struct Kick {
     /// A mapping of our own of the vCPU's `kvm_run`: the one that runs the vCPU hands out exclusive references.
     run: NonNull<u8>,
@@ -48,8 +49,18 @@ impl Kick {
     /// Asks the vCPU, which runs or is going to run on `thread`, to stop.
     pub(crate) fn stop<T>(&self, thread: &JoinHandle<T>) -> errno::Result<()> {
         self.stop.store(true, Ordering::SeqCst);
+        self.interrupt(thread)
+    }
+
+    /// Gets the vCPU out of the guest; what it is to do there has been said before.
+    pub(crate) fn interrupt<T>(&self, thread: &JoinHandle<T>) -> errno::Result<()> {
         self.immediate_exit().store(1, Ordering::SeqCst);
         thread.kill(SIGRTMIN())
+    }
+
+    /// The vCPU is out. To be called before looking at what it is to do, so that what is said later gets it out again.
+    pub(crate) fn is_out(&self) {
+        self.immediate_exit().store(0, Ordering::SeqCst);
     }
 
     /// Whether the vCPU has been asked to stop.
@@ -66,7 +77,7 @@ impl Drop for Kick {
     }
 }
 
-/// Makes this process survive the signal that [`Kick::stop`] sends. Its arrival is all that matters.
+/// Makes this process survive the signal that [`Kick::interrupt`] sends. Its arrival is all that matters.
 pub(crate) fn install_handler() -> errno::Result<()> {
     extern "C" fn interrupt(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
     register_signal_handler(SIGRTMIN(), interrupt)

@@ -14,20 +14,25 @@
 pub mod address_space;
 mod boot_page;
 mod channel;
+mod checkpoint;
 pub mod clock;
 pub mod control;
 pub mod cpuid;
+mod dirty;
 pub mod features;
 mod jail;
 mod kick;
 pub mod loader;
 pub mod machine;
 mod memory;
+pub mod origin;
 mod paging;
+mod pause;
 pub mod process;
 mod registers;
 pub mod report;
 mod shim;
+mod state;
 mod tables;
 mod vcpu;
 

@@ -1,31 +1,34 @@
 //! Putting a district's virtual machine together.
 
-use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 use district_devices::{Window, WindowError};
 use district_protocol::channel::{QUEUE_COUNT, register};
-use district_protocol::layout::{DEVICE_BASE, KVM_PRIVATE_BASE, PAGE_SIZE, PROGRAM_BASE, RAM_BASE, WINDOW_BASE};
-use kvm_bindings::kvm_userspace_memory_region;
+use district_protocol::layout::{DEVICE_BASE, KVM_PRIVATE_BASE, PAGE_SIZE, RAM_BASE, WINDOW_BASE};
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
 use thiserror::Error;
 use vmm_sys_util::errno;
 
-use crate::address_space::{AddressSpace, SizeError};
+use crate::address_space::SizeError;
 use crate::boot_page;
 use crate::channel::{Channel, Events};
+use crate::checkpoint;
 use crate::clock::GuestClock;
 use crate::control::{Start, StartError};
 use crate::cpuid::Cpuid;
+use crate::dirty::DirtyPages;
 use crate::kick::Kick;
-use crate::loader::{Image, ImageError};
+use crate::loader::ImageError;
 use crate::memory::{MemoryError, Ram};
-use crate::paging::{self, PagingError};
+use crate::origin::{Begins, Memory, Origin, RestoreError};
+use crate::paging::PagingError;
+use crate::pause::Pause;
 use crate::registers::{self, RegisterError};
 use crate::report::Ended;
-use crate::tables;
+use crate::state::{Layout, MachineState};
 use crate::vcpu::{Vcpu, lock};
 
 /// Why a machine could not be built.
@@ -38,6 +41,9 @@ pub enum BuildError {
     /// The program is none that can run here.
     #[error("program: {0}")]
     Image(#[from] ImageError),
+    /// The checkpoint is none that can be restored here.
+    #[error("checkpoint: {0}")]
+    Restore(#[from] RestoreError),
     /// The sizes do not fit.
     #[error(transparent)]
     Size(#[from] SizeError),
@@ -82,6 +88,11 @@ fn host(what: &'static str) -> impl Fn(errno::Error) -> BuildError {
     move |source| BuildError::Host { what, source }
 }
 
+/// KVM's number for RAM.
+pub(crate) const RAM_SLOT: u32 = 0;
+/// KVM's number for the window.
+const WINDOW_SLOT: u32 = 1;
+
 /// A virtual machine with a processor, and no memory or doorbells: all that can be made before it is known which
 /// district it is going to be, which takes KVM longer than the rest.
 pub struct Blank {
@@ -110,12 +121,14 @@ impl Blank {
         Ok(Self { vcpu, cpuid, events, kick: Arc::new(kick), vm })
     }
 
-    /// Memory and doorbells, in this order.
-    fn connect(&self, ram: &Ram, window: &Window) -> Result<(), BuildError> {
-        for (slot, guest_phys_addr, memory_size, userspace_addr) in
-            [(0, RAM_BASE, ram.size(), ram.host_address()), (1, WINDOW_BASE, window.size(), window.host_address())]
-        {
-            let region = kvm_userspace_memory_region { slot, flags: 0, guest_phys_addr, memory_size, userspace_addr };
+    /// Memory and doorbells, in this order. `logged`: KVM notes which pages of RAM the guest writes to.
+    fn connect(&self, ram: &Ram, window: &Window, logged: bool) -> Result<(), BuildError> {
+        let log = if logged { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
+        for (slot, flags, guest_phys_addr, memory_size, userspace_addr) in [
+            (RAM_SLOT, log, RAM_BASE, ram.size(), ram.host_address()),
+            (WINDOW_SLOT, 0, WINDOW_BASE, window.size(), window.host_address()),
+        ] {
+            let region = kvm_userspace_memory_region { slot, flags, guest_phys_addr, memory_size, userspace_addr };
             // SAFETY: `set_user_memory_region` wants memory that is mapped as long as the guest may run and that Rust
             // holds no references to: RAM and window are mappings that the vCPU's thread keeps alive, and they are only
             // ever accessed by copying.
@@ -133,8 +146,8 @@ impl Blank {
 
 /// What makes a district of a [`Blank`], beside its description.
 pub struct Parts {
-    /// The program's file.
-    pub program: File,
+    /// Where its memory comes from.
+    pub origin: Origin,
     /// The window's memory.
     pub window: OwnedFd,
 }
@@ -142,8 +155,6 @@ pub struct Parts {
 /// A virtual machine whose guest has not begun. It goes to the thread that runs it; [`Handle`] is for the others.
 pub struct Machine {
     vcpu: Vcpu,
-    // Closed last: memory slots and doorbells are in it.
-    _vm: VmFd,
 }
 
 /// What other threads may do to a machine.
@@ -154,21 +165,27 @@ pub struct Handle {
     events: Arc<Events>,
     kick: Arc<Kick>,
     session: u64,
+    vm: Arc<VmFd>,
+    pause: Arc<Pause>,
+    /// What the first checkpoint has to hold beside what the guest has written.
+    written: DirtyPages,
 }
 
 impl Machine {
     /// Makes the machine that `start` describes of a blank one.
     pub fn build(start: &Start, blank: Blank, parts: Parts) -> Result<(Self, Handle), BuildError> {
         start.check()?;
-        let (space, entry, ram) = prepare_memory(start, &blank.cpuid, &parts.program)?;
+        let Memory { ram, layout, written, begins } = Memory::new(start, &blank.cpuid, parts.origin)?;
         let window = Window::map(parts.window, start.window)?;
-        blank.connect(&ram, &window)?;
+        blank.connect(&ram, &window, start.checkpoints.is_some())?;
         let Blank { vcpu: fd, cpuid, events, kick, vm } = blank;
-        registers::enter(&fd, &cpuid, space.tables.start, entry, space.stack.end)?;
+        let cpuid = begin(&fd, cpuid, &layout, begins)?;
         let clock = start_clock(&fd)?;
-        boot_page::write(&ram, &space, start, &clock, entropy()?)?;
+        boot_page::write(&ram, &layout, start, &clock, entropy()?)?;
 
         let ram = Arc::new(ram);
+        let vm = Arc::new(vm);
+        let pause = Arc::new(Pause::new());
         let channel = Arc::new(Mutex::new(Channel::new(start.epoch, window, Arc::clone(&events))));
         let handle = Handle {
             ram: Arc::clone(&ram),
@@ -176,15 +193,22 @@ impl Machine {
             events: Arc::clone(&events),
             kick: Arc::clone(&kick),
             session: boot_page::FIRST_SESSION,
+            vm: Arc::clone(&vm),
+            pause: Arc::clone(&pause),
+            written,
         };
-        let visible = PROGRAM_BASE..space.heap.end;
-        let vcpu = Vcpu { fd, ram, channel, events, kick, clock, visible };
-        Ok((Self { vcpu, _vm: vm }, handle))
+        let vcpu = Vcpu { fd, vm, cpuid, layout, pause, ram, channel, events, kick, clock };
+        Ok((Self { vcpu }, handle))
     }
 
     /// Runs the guest on this thread until its life is over.
     pub fn run(&mut self) -> Ended {
         self.vcpu.run()
+    }
+
+    /// The guest's life is over: nobody need wait for a pause of it.
+    pub(crate) fn close(&self) {
+        self.vcpu.pause.close();
     }
 }
 
@@ -195,6 +219,12 @@ impl Handle {
         // The thread may just be going to wait for the daemon, where only this reaches it.
         let _ = self.events.call.write(1);
         result
+    }
+
+    /// What taking checkpoints of the guest, which runs or is going to run on `vcpu`, needs.
+    pub(crate) fn checkpoint_parts(&self, vcpu: Arc<std::thread::JoinHandle<()>>) -> checkpoint::Parts {
+        let Self { vm, ram, kick, events, pause, written, .. } = self.clone();
+        checkpoint::Parts { vm, ram, kick, events, pause, vcpu, written }
     }
 
     #[cfg(test)]
@@ -229,18 +259,24 @@ impl Handle {
     }
 }
 
-/// RAM with everything in it but the boot page; where everything is; and where the program begins.
-fn prepare_memory(start: &Start, cpuid: &Cpuid, program: &File) -> Result<(AddressSpace, u64, Ram), BuildError> {
-    let image = Image::read(program)?;
-    let space = AddressSpace::new(&image, start.memory, start.window)?;
-    if space.ram.end > cpuid.physical_end() {
-        return Err(BuildError::TooFar(space.ram.end, cpuid.physical_end()));
+/// Sets the processor's state. Returns the features that the guest sees.
+fn begin(vcpu: &VcpuFd, cpuid: Cpuid, layout: &Layout, begins: Begins) -> Result<Cpuid, BuildError> {
+    let tables = layout.tables.start;
+    match begins {
+        Begins::At(entry) => {
+            registers::enter(vcpu, &cpuid, tables, entry, layout.stack.end)?;
+            Ok(cpuid)
+        }
+        Begins::In(state) => {
+            let MachineState { processor, cpuid: saved, .. } = *state;
+            if saved != cpuid {
+                // The program goes on seeing what it saw.
+                registers::set_cpuid(vcpu, &saved)?;
+            }
+            processor.restore(vcpu, registers::ring3(vcpu, &saved, tables)?)?;
+            Ok(saved)
+        }
     }
-    let ram = Ram::new(start.memory)?;
-    image.load(program, &ram)?;
-    tables::write(&ram)?;
-    paging::write(&ram, &space.tables, &space.regions())?;
-    Ok((space, image.entry, ram))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "x86-64 only")]

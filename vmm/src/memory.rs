@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use district_protocol::layout::RAM_BASE;
 use rustix::io::Errno;
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress, MmapRegion};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress, MmapRegion};
 
 /// Why memory could not be had.
 #[derive(Debug, Error)]
@@ -23,7 +23,7 @@ pub(crate) enum MemoryError {
     OutOfRange { address: u64, bytes: u64 },
 }
 
-/// RAM, from [`RAM_BASE`] on: anonymous memory of this process that nobody else can see. Pages exist once touched.
+/// RAM, from [`RAM_BASE`] on: private memory of this process that nobody else can see. Pages exist once touched.
 pub(crate) struct Ram {
     region: GuestRegionMmap,
 }
@@ -36,6 +36,44 @@ impl Ram {
         let region = GuestRegionMmap::new(map, GuestAddress(RAM_BASE))
             .ok_or(MemoryError::OutOfRange { address: RAM_BASE, bytes })?;
         Ok(Self { region })
+    }
+
+    /// Memory that begins with what is in `image` from `offset` on; what is written to it stays in this process. The
+    /// image must stay as long as it is and change nowhere but in pages that have been written to here.
+    pub(crate) fn map(bytes: u64, image: File, offset: u64) -> Result<Self, MemoryError> {
+        let size = usize::try_from(bytes).map_err(|_| MemoryError::OutOfRange { address: RAM_BASE, bytes })?;
+        let map = MmapRegion::build(
+            // A length beyond the end of the file is refused.
+            Some(FileOffset::new(image, offset)),
+            size,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_NORESERVE,
+        );
+        let map = map.map_err(|source| MemoryError::Map { bytes, source })?;
+        let region = GuestRegionMmap::new(map, GuestAddress(RAM_BASE))
+            .ok_or(MemoryError::OutOfRange { address: RAM_BASE, bytes })?;
+        Ok(Self { region })
+    }
+
+    /// Makes `[address, address + bytes)`, whole pages, zero; pages that are so already are only read.
+    pub(crate) fn clear(&self, address: u64, bytes: u64) -> Result<(), MemoryError> {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let mut page = [0; 4096];
+        let end = address.checked_add(bytes).ok_or(MemoryError::OutOfRange { address, bytes })?;
+        for address in (address..end).step_by(ZEROS.len()) {
+            self.read(address, &mut page)?;
+            if page != ZEROS {
+                self.write(address, &ZEROS)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the page at `address` to `to`, as it is now.
+    pub(crate) fn append_page(&self, address: u64, to: &mut Vec<u8>) -> Result<(), MemoryError> {
+        let start = to.len();
+        to.resize(start + 4096, 0);
+        self.read(address, &mut to[start..])
     }
 
     pub(crate) fn size(&self) -> u64 {

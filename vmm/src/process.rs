@@ -1,9 +1,10 @@
 //! The vmm process: one district's machine, and the daemon that watches it.
 //!
-//! Two threads. The control thread waits for daemons, builds the machine and tells its guest about sessions; the vCPU
-//! thread runs the guest. The daemon may die and another come, the guest goes on. The process ends when a daemon knows how
+//! Three threads. The control thread waits for daemons, builds the machine and tells its guest about sessions; the vCPU
+//! thread runs the guest; the checkpoint thread writes to the log. The daemon may die and another come, the guest goes on. The process ends when a daemon knows how
 //! the guest's life ended, or when its daemon goes before there is a guest: nobody would look for it.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -21,18 +22,22 @@ use seccompiler::{BpfProgram, apply_filter};
 use thiserror::Error;
 use vmm_sys_util::errno;
 
-use crate::control::{self, FromVmm, Start, State, ToVmm, VmmEnd};
+use crate::checkpoint::thread::{self as checkpoint, Guest, News, Orders, Work};
+use crate::control::{self, ControlError, FromVmm, Start, State, ToVmm, VmmEnd};
 use crate::cpuid::Cpuid;
 use crate::jail;
 use crate::kick;
 use crate::machine::{Blank, BuildError, Handle, Machine, Parts};
+use crate::origin::Origin;
 use crate::report::Ended;
 
 /// The descriptor that a vmm process inherits, the socket made by [`control::listen`]: its standard input, because that
 /// is one which a parent can set without running code of its own between fork and exec.
 pub const LISTENER: RawFd = 0;
-/// Enough for the run loop and the vhost-user handshake.
-const VCPU_STACK: usize = 128 << 10;
+/// Enough for the run loop and the vhost-user handshake, and for copying.
+const STACK: usize = 128 << 10;
+/// Results of checkpoints that are kept for a daemon that does not read, at most.
+const UNTOLD_MAX: usize = 256;
 
 /// When to let in a daemon for which there was no descriptor or memory.
 const TRY_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -77,6 +82,9 @@ fn take_over() -> Result<OwnedFd, ProcessError> {
     }
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(host("hide from debuggers"))?;
     rustix::thread::set_no_new_privs(true).map_err(host("give up privileges"))?;
+    // A log that has grown too long is an error of the write, and not the end of the guest.
+    // SAFETY: `signal` with `SIG_IGN` installs no code.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     // If the host runs out of memory a district goes, and not its daemon. Where that cannot be said, nothing is lost.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     // SAFETY: `from_raw_fd` wants a descriptor that nobody else owns: the parent left it to us. Should it be missing,
@@ -141,10 +149,12 @@ fn vcpu_thread(filter: &BpfProgram, machines: &Receiver<Machine>, outcome: &Outc
     let Ok(mut machine) = machines.recv() else { return };
     // A panic here is our mistake; without a report the daemon would believe that the guest runs.
     let run = AssertUnwindSafe(|| machine.run());
-    outcome.set(match jailed {
+    let report = match jailed {
         Ok(()) => catch_unwind(run).unwrap_or_else(|_| Ended::Failed { error: "the vCPU thread panicked".into() }),
         Err(error) => Ended::Failed { error: ProcessError::from(error).to_string() },
-    });
+    };
+    machine.close();
+    outcome.set(report);
 }
 
 /// A district that is running or about to, seen from the control thread.
@@ -154,6 +164,8 @@ struct Running {
     window: OwnedFd,
     /// The socket of the newest session, until the daemon hangs up on it.
     session: Option<Arc<UnixStream>>,
+    /// For the checkpoint thread, until the guest runs.
+    checkpoints: Option<Box<Guest>>,
 }
 
 enum Life {
@@ -172,8 +184,12 @@ struct Process {
     daemon: Option<VmmEnd>,
     filter: BpfProgram,
     machines: SyncSender<Machine>,
-    vcpu: JoinHandle<()>,
+    vcpu: Arc<JoinHandle<()>>,
     outcome: Arc<Outcome>,
+    checkpoints: Orders,
+    news: Arc<News>,
+    /// Results of the checkpoint thread that the daemon has not taken yet.
+    untold: VecDeque<FromVmm>,
     district_id: [u8; 16],
     epoch: u64,
     life: Life,
@@ -187,28 +203,34 @@ struct Ready {
     listener: bool,
     daemon: bool,
     outcome: bool,
+    news: bool,
     session: bool,
 }
 
 impl Process {
     fn new(listener: OwnedFd, daemon: VmmEnd) -> Result<Self, ProcessError> {
         let jail = jail::vcpu().map_err(seccompiler::Error::from)?;
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(host("make an eventfd"))?;
-        let outcome = Arc::new(Outcome { report: Mutex::new(None), event });
+        let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(host("make an eventfd"));
+        let outcome = Arc::new(Outcome { report: Mutex::new(None), event: event()? });
         let (machines, waiting) = sync_channel(1);
         let result = Arc::clone(&outcome);
-        let vcpu = thread::Builder::new()
-            .name("vcpu".into())
-            .stack_size(VCPU_STACK)
-            .spawn(move || vcpu_thread(&jail, &waiting, &result))
-            .map_err(host("start a thread"))?;
+        let vcpu = spawn("vcpu", move || vcpu_thread(&jail, &waiting, &result))?;
+        let jail = jail::checkpoint().map_err(seccompiler::Error::from)?;
+        let news = Arc::new(News::new(event()?));
+        let (checkpoints, work) = sync_channel(checkpoint::WORK_MAX);
+        let results = Arc::clone(&news);
+        // Nobody waits for it: it ends with the process.
+        drop(spawn("checkpoint", move || checkpoint::run(&jail, &work, &results))?);
         Ok(Self {
             listener,
             daemon: Some(daemon),
             filter: jail::control().map_err(seccompiler::Error::from)?,
             machines,
-            vcpu,
+            vcpu: Arc::new(vcpu),
             outcome,
+            checkpoints,
+            news,
+            untold: VecDeque::new(),
             district_id: [0; 16],
             epoch: 0,
             life: Life::Waiting(None),
@@ -223,6 +245,9 @@ impl Process {
     /// Waits until something happens and deals with it.
     fn turn(&mut self) -> Result<(), ProcessError> {
         let ready = self.wait()?;
+        if ready.news || !self.untold.is_empty() {
+            self.tell_news();
+        }
         if ready.outcome
             && let Some(report) = self.outcome.take()
         {
@@ -250,8 +275,13 @@ impl Process {
             _ => None,
         };
         let newcomers = if short { PollFlags::empty() } else { PollFlags::IN };
-        let mut fds = vec![PollFd::new(&self.listener, newcomers), PollFd::new(&self.outcome.event, PollFlags::IN)];
-        let daemon = self.daemon.as_ref().map(|daemon| PollFd::new(daemon, PollFlags::IN));
+        let mut fds = vec![
+            PollFd::new(&self.listener, newcomers),
+            PollFd::new(&self.outcome.event, PollFlags::IN),
+            PollFd::new(&self.news.event, PollFlags::IN),
+        ];
+        let talking = if self.untold.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+        let daemon = self.daemon.as_ref().map(|daemon| PollFd::new(daemon, talking));
         // Not readability: the handshake, on either thread, reads what the daemon says.
         let session = session.map(|socket| PollFd::new(socket, PollFlags::RDHUP));
         let (daemon, session) = (push(&mut fds, daemon), push(&mut fds, session));
@@ -264,6 +294,7 @@ impl Process {
         Ok(Ready {
             listener: happened(0),
             outcome: happened(1),
+            news: happened(2),
             daemon: daemon.is_some_and(happened),
             session: session.is_some_and(happened),
         })
@@ -318,6 +349,16 @@ impl Process {
                 running.offer(fds);
                 Life::Running(running)
             }
+            (ToVmm::Checkpoint(request), running @ Life::Running(_)) => {
+                self.order(Work::Take(request), request);
+                running
+            }
+            (ToVmm::Log, running @ Life::Running(_)) => {
+                for segment in fds {
+                    self.order(Work::Log(segment), 0);
+                }
+                running
+            }
             (ToVmm::Stop, Life::Running(running)) => {
                 // An error means that the thread is gone; then its report is on the way.
                 let _ = running.handle.stop(&self.vcpu);
@@ -326,7 +367,10 @@ impl Process {
             (ToVmm::Stop, Life::Waiting(_) | Life::Built(..)) => self.end(Ended::Stopped),
             (ToVmm::Taken, Life::Over(_)) => Life::Done,
             // Crossed with the end of the guest.
-            (ToVmm::Run | ToVmm::Channel | ToVmm::Stop, over @ (Life::Over(_) | Life::Done)) => over,
+            (
+                ToVmm::Run | ToVmm::Channel | ToVmm::Checkpoint(_) | ToVmm::Log | ToVmm::Stop,
+                over @ (Life::Over(_) | Life::Done),
+            ) => over,
             (_, life) => {
                 self.daemon = None;
                 life
@@ -343,28 +387,57 @@ impl Process {
         fds: Vec<OwnedFd>,
     ) -> Result<Life, ProcessError> {
         (self.district_id, self.epoch) = (start.district_id, start.epoch);
-        let Ok([program, window]) = <[OwnedFd; 2]>::try_from(fds) else { return Ok(Life::Waiting(None)) };
+        let Some(Files { window, log, origin }) = Files::of(start, fds) else { return Ok(Life::Waiting(None)) };
         let for_later = window.try_clone().map_err(host("keep the window"))?;
-        let parts = Parts { program: File::from(program), window };
+        let parts = Parts { origin, window };
         let (machine, handle) = match blank.and_then(|blank| Machine::build(start, blank, parts)) {
             Ok(built) => built,
             Err(error) => return Ok(self.end(Ended::Failed { error: error.to_string() })),
         };
+        let checkpoints = start.checkpoints.zip(log).map(|(plan, log)| {
+            let parts = handle.checkpoint_parts(Arc::clone(&self.vcpu));
+            Box::new(Guest { parts, log, epoch: start.epoch, plan })
+        });
         if let Ok(name) = std::ffi::CString::new(start.name.as_str()) {
             // Cosmetic.
             let _ = rustix::thread::set_name(&name);
         }
         apply_filter(&self.filter)?;
-        Ok(Life::Built(Box::new(machine), Running { handle, window: for_later, session: None }))
+        Ok(Life::Built(Box::new(machine), Running { handle, window: for_later, session: None, checkpoints }))
     }
 
-    fn run(&mut self, machine: Machine, running: Running) -> Life {
+    fn run(&mut self, machine: Machine, mut running: Running) -> Life {
         if self.machines.send(machine).is_err() {
             return self.end(Ended::Failed { error: "the vCPU thread has died".into() });
         }
         // While the other thread wakes up. Whatever it reports goes through this one, and so comes later.
         self.tell(&FromVmm::Running);
+        if let Some(guest) = running.checkpoints.take() {
+            self.order(Work::Guest(guest), 0);
+        }
         Life::Running(running)
+    }
+
+    /// Gives the checkpoint thread something to do; if it has too much of that already, `request` is refused.
+    fn order(&mut self, work: Work, request: u64) {
+        if self.checkpoints.try_send(work).is_err() {
+            let error = "too many requests for checkpoints wait already".to_owned();
+            self.untold.push_back(FromVmm::NoCheckpoint { covers: request, error, needs_log: false });
+        }
+    }
+
+    /// Tells the daemon what the checkpoint thread has to say, as far as the daemon reads it.
+    fn tell_news(&mut self) {
+        self.untold.extend(self.news.take());
+        let surplus = self.untold.len().saturating_sub(UNTOLD_MAX);
+        self.untold.drain(..surplus);
+        while let (Some(daemon), Some(message)) = (&self.daemon, self.untold.front()) {
+            match daemon.send(message, None) {
+                Ok(()) => drop(self.untold.pop_front()),
+                Err(ControlError::Stuck) => return,
+                Err(_) => self.daemon = None,
+            }
+        }
     }
 
     /// Tells the daemon, if there is one that listens.
@@ -399,6 +472,35 @@ impl Running {
             self.session = Some(socket);
         }
     }
+}
+
+/// The files that came with a [`Start`], by what they are for.
+struct Files {
+    window: OwnedFd,
+    log: Option<OwnedFd>,
+    origin: Origin,
+}
+
+impl Files {
+    /// None: they are not those that belong to it.
+    fn of(start: &Start, fds: Vec<OwnedFd>) -> Option<Self> {
+        let mut fds = fds.into_iter();
+        let window = fds.next()?;
+        let log = if start.checkpoints.is_some() { Some(fds.next()?) } else { None };
+        let origin = match start.from {
+            control::Beginning::Program => Origin::Program(fds.next()?.into()),
+            control::Beginning::Checkpoint { image, verify, .. } => {
+                let image = if image { Some(fds.next()?.into()) } else { None };
+                Origin::Checkpoint { image, verify, segments: fds.by_ref().map(File::from).collect() }
+            }
+        };
+        fds.next().is_none().then_some(Self { window, log, origin })
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, ProcessError> {
+    let builder = thread::Builder::new().name(name.into()).stack_size(STACK);
+    builder.spawn(run).map_err(host("start a thread"))
 }
 
 /// A blank machine, on the KVM that came with the request. None: nothing came.

@@ -20,10 +20,21 @@ ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 
 /// KVM refuses a part of the processor's state.
 #[derive(Debug, Error)]
-#[error("kvm refuses to set {what}: {source}")]
+#[error("kvm refuses to {verb} {what}: {source}")]
 pub struct RegisterError {
+    verb: &'static str,
     what: &'static str,
     source: errno::Error,
+}
+
+impl RegisterError {
+    pub(crate) fn set(what: &'static str, source: errno::Error) -> Self {
+        Self { verb: "set", what, source }
+    }
+
+    pub(crate) fn get(what: &'static str, source: errno::Error) -> Self {
+        Self { verb: "show", what, source }
+    }
 }
 
 /// Control registers (Intel SDM volume 3, 2.5), and EFER (2.2.1).
@@ -118,9 +129,8 @@ pub(crate) fn system(initial: kvm_sregs, cr3: u64, cr4: u64) -> kvm_sregs {
 
 /// Sets what is the same for every program, on a new vCPU.
 pub(crate) fn prepare(vcpu: &VcpuFd, cpuid: &Cpuid) -> Result<(), RegisterError> {
-    let refused = |what| move |source| RegisterError { what, source };
-    let leaves = cpuid.to_kvm().ok_or_else(|| refused("cpuid")(errno::Error::new(libc::E2BIG)))?;
-    vcpu.set_cpuid2(&leaves).map_err(refused("cpuid"))?;
+    let refused = |what| move |source| RegisterError::set(what, source);
+    set_cpuid(vcpu, cpuid)?;
     let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
     xcrs.xcrs[0] = kvm_xcr { value: XCR0, ..Default::default() };
     vcpu.set_xcrs(&xcrs).map_err(refused("xcr0"))?;
@@ -128,19 +138,31 @@ pub(crate) fn prepare(vcpu: &VcpuFd, cpuid: &Cpuid) -> Result<(), RegisterError>
     share_counter(vcpu)
 }
 
+/// Sets which processor the guest sees. Possible until it has run.
+pub(crate) fn set_cpuid(vcpu: &VcpuFd, cpuid: &Cpuid) -> Result<(), RegisterError> {
+    let refused = |source| RegisterError::set("cpuid", source);
+    let leaves = cpuid.to_kvm().ok_or_else(|| refused(errno::Error::new(libc::E2BIG)))?;
+    vcpu.set_cpuid2(&leaves).map_err(refused)
+}
+
 /// Sets the rest, before a program's first instruction at `entry`. `stack_top` is 16-byte aligned; the program sees the
 /// stack pointer as if it had just been called, with zero as its return address. x87 and SSE control words stay as KVM
 /// makes them, which is as the System V ABI wants them.
 pub(crate) fn enter(vcpu: &VcpuFd, cpuid: &Cpuid, cr3: u64, entry: u64, stack_top: u64) -> Result<(), RegisterError> {
-    let refused = |what| move |source| RegisterError { what, source };
-    let initial = vcpu.get_sregs().map_err(refused("nothing, and does not show system registers"))?;
-    vcpu.set_sregs(&system(initial, cr3, cr4(cpuid))).map_err(refused("system registers"))?;
+    let refused = |what| move |source| RegisterError::set(what, source);
+    vcpu.set_sregs(&ring3(vcpu, cpuid, cr3)?).map_err(refused("system registers"))?;
     let regs = kvm_regs { rip: entry, rsp: stack_top - 8, rdi: BOOT_PAGE, rflags: 2, ..Default::default() };
     vcpu.set_regs(&regs).map_err(refused("registers"))
 }
 
+/// System registers of a program with these page tables, for a vCPU that has run nothing yet.
+pub(crate) fn ring3(vcpu: &VcpuFd, cpuid: &Cpuid, cr3: u64) -> Result<kvm_sregs, RegisterError> {
+    let initial = vcpu.get_sregs().map_err(|source| RegisterError::get("system registers", source))?;
+    Ok(system(initial, cr3, cr4(cpuid)))
+}
+
 fn set_msrs(vcpu: &VcpuFd) -> Result<(), RegisterError> {
-    let refused = |source| RegisterError { what: "model-specific registers", source };
+    let refused = |source| RegisterError::set("model-specific registers", source);
     let entries = MSRS.map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() });
     let msrs = Msrs::from_entries(&entries).map_err(|_| refused(errno::Error::new(libc::E2BIG)))?;
     let set = vcpu.set_msrs(&msrs).map_err(refused)?;
@@ -160,5 +182,5 @@ fn share_counter(vcpu: &VcpuFd) -> Result<(), RegisterError> {
     // SAFETY: `ioctl_with_ref` wants a request that reads no more than the argument: this one reads the structure, and
     // through it the eight bytes of `offset`, which is alive.
     let result = unsafe { ioctl_with_ref(vcpu, KVM_SET_DEVICE_ATTR(), &attribute) };
-    if result == 0 { Ok(()) } else { Err(RegisterError { what: "the counter's offset", source: errno::Error::last() }) }
+    if result == 0 { Ok(()) } else { Err(RegisterError::set("the counter's offset", errno::Error::last())) }
 }

@@ -7,7 +7,7 @@ use crate::memory::{MemoryError, Ram};
 use crate::shim;
 
 /// Selector of ring 0's code segment.
-const RING0_CODE: u16 = 0x08;
+pub(crate) const RING0_CODE: u16 = 0x08;
 /// Selector of ring 0's stack segment; an interrupt from ring 3 loads none, `iretq` within ring 0 would want one.
 const RING0_DATA: u16 = 0x10;
 /// Selector of the program's data segment.

@@ -1,33 +1,38 @@
 //! The run loop of a district's only vCPU.
 
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use district_protocol::layout::PROGRAM_BASE;
 use district_protocol::shim::{EXIT, EXIT_MESSAGE_MAX, NO_DEADLINE, PARK};
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, kvm_regs};
-use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
+use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
 
 use crate::channel::{ANSWER_TIMEOUT, Channel, Events, Written};
 use crate::clock::GuestClock;
+use crate::cpuid::Cpuid;
 use crate::kick::Kick;
 use crate::memory::Ram;
+use crate::pause::{Pause, Source};
 use crate::report::{Ended, Fault};
 use crate::shim::{CALL_FRAME, CALL_RIP, CALL_VECTOR, FAULT_FRAME};
+use crate::state::Layout;
 
 /// A vCPU ready to run, with what serves its exits.
 pub(crate) struct Vcpu {
     pub(crate) fd: VcpuFd,
+    pub(crate) vm: Arc<VmFd>,
+    pub(crate) cpuid: Cpuid,
+    pub(crate) layout: Layout,
+    pub(crate) pause: Arc<Pause>,
     pub(crate) ram: Arc<Ram>,
     pub(crate) channel: Arc<Mutex<Channel>>,
     pub(crate) events: Arc<Events>,
     pub(crate) kick: Arc<Kick>,
     pub(crate) clock: GuestClock,
-    /// From where an exit message may come: memory that the program can see.
-    pub(crate) visible: Range<u64>,
 }
 
 /// The channel, also after a panic in the other thread: that one is what ends the process.
@@ -36,13 +41,13 @@ pub(crate) fn lock(channel: &Mutex<Channel>) -> MutexGuard<'_, Channel> {
 }
 
 /// The guest writes to `address`. Returns when it may go on; false: that is not the device.
-fn write(channel: &Mutex<Channel>, address: u64, data: &[u8]) -> bool {
+fn write(channel: &Mutex<Channel>, kick: &Kick, address: u64, data: &[u8]) -> bool {
     // A variable of its own, so that the lock is not held while it waits.
     let written = lock(channel).write(address, data);
     match written {
         Written::Elsewhere => return false,
         Written::Done => {}
-        Written::Parting(parting) => parting.wait(&ANSWER_TIMEOUT),
+        Written::Parting(parting) => parting.wait(&ANSWER_TIMEOUT, || kick.is_stopping()),
     }
     true
 }
@@ -68,16 +73,36 @@ impl Vcpu {
 
     /// Enters the guest once and serves what it came out for.
     fn step(&mut self) -> Option<Ended> {
+        self.pause.runs();
         let served = match self.fd.run() {
             Ok(VcpuExit::Hlt) => return self.halted(),
             Ok(VcpuExit::MmioRead(address, data)) => lock(&self.channel).read(address, data),
-            Ok(VcpuExit::MmioWrite(address, data)) => write(&self.channel, address, data),
+            Ok(VcpuExit::MmioWrite(address, data)) => write(&self.channel, &self.kick, address, data),
             Ok(VcpuExit::InternalError) => return self.internal_error(),
             Ok(exit) => return failed(format!("kvm left the guest with {exit:?}")),
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return None,
+            // Only here, and in a park, is the state complete: an exit for the device is so when the guest is entered
+            // again (Linux `Documentation/virt/kvm/api.rst`, `KVM_RUN`).
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                self.look_around();
+                return None;
+            }
             Err(error) => return failed(format!("kvm does not run the guest: {error}")),
         };
         if served { None } else { failed("kvm reports an access outside the device page".into()) }
+    }
+
+    /// The vCPU is out of the guest, and its state is complete: does what another thread has asked for.
+    fn look_around(&self) {
+        self.kick.is_out();
+        if !self.pause.is_ordered() {
+            return;
+        }
+        let begin = Instant::now();
+        if let Some(order) = self.pause.take() {
+            let Self { vm, fd: vcpu, ram, cpuid, layout, .. } = self;
+            let captured = Source { vm, vcpu, ram, cpuid, layout }.capture(order);
+            self.pause.answer(captured, begin.elapsed());
+        }
     }
 
     /// The guest has stopped in the shim.
@@ -96,13 +121,20 @@ impl Vcpu {
 
     /// Waits until the daemon has something for the guest, or its clock shows `deadline`, or it is to stop.
     fn park(&self, deadline: u64) -> Option<Ended> {
-        loop {
+        while !self.kick.is_stopping() {
             let left = (deadline != NO_DEADLINE).then(|| self.clock.until(deadline));
             // SAFETY: `borrow_raw` wants a descriptor that stays open: it is `self`'s.
             let call = unsafe { BorrowedFd::borrow_raw(self.events.call.as_raw_fd()) };
-            match poll(&mut [PollFd::new(&call, PollFlags::IN)], left.map(timespec).as_ref()) {
+            // SAFETY: as above.
+            let attention = unsafe { BorrowedFd::borrow_raw(self.events.attention.as_raw_fd()) };
+            let mut events = [PollFd::new(&call, PollFlags::IN), PollFd::new(&attention, PollFlags::IN)];
+            match poll(&mut events, left.map(timespec).as_ref()) {
                 Ok(0) if left == Some(Duration::ZERO) => return None,
                 Ok(0) => {}
+                Ok(_) if events[0].revents().is_empty() => {
+                    let _ = self.events.attention.read();
+                    self.look_around();
+                }
                 Ok(_) => {
                     // Emptied before the guest looks at its queues, so that what comes later wakes it again. Who else
                     // could have emptied it does not matter: waking for no reason is allowed.
@@ -110,10 +142,11 @@ impl Vcpu {
                     lock(&self.channel).notify();
                     return None;
                 }
-                Err(Errno::INTR) => return None,
+                Err(Errno::INTR) => self.look_around(),
                 Err(errno) => return failed(format!("cannot wait for the daemon: {errno}")),
             }
         }
+        None
     }
 
     fn exit(&self, regs: &kvm_regs) -> Ended {
@@ -121,7 +154,8 @@ impl Vcpu {
         let length = usize::try_from(regs.rdx).unwrap_or(usize::MAX).min(EXIT_MESSAGE_MAX);
         let mut message = vec![0; length];
         let end = regs.rsi.checked_add(length as u64);
-        let visible = regs.rsi >= self.visible.start && end.is_some_and(|end| end <= self.visible.end);
+        // From memory that the program can see.
+        let visible = regs.rsi >= PROGRAM_BASE && end.is_some_and(|end| end <= self.layout.heap.end);
         if !visible || self.ram.read(regs.rsi, &mut message).is_err() {
             message.clear();
         }

@@ -117,10 +117,8 @@ enum Answer {
 
 impl Message {
     fn new(connection: Connection, header: &DeliveryHeader, data: Vec<u8>) -> Message {
-        let answer = match header.reply {
-            Handle(0) => Answer::Unwanted,
-            reply => Answer::Due(Key::received(reply, connection)),
-        };
+        let due = || Answer::Due(Key::received(header.reply, connection));
+        let answer = if header.reply.0 == 0 { Answer::Unwanted } else { due() };
         let keys = header.keys.iter().take(usize::from(header.key_count)).copied();
         Message {
             export: header.export,

@@ -81,7 +81,7 @@ fn a_daemon_that_never_answers_does_not_hold_up_the_set_up() {
     let (_daemon, _ours) = silent(&mut channel);
     set_up(&mut channel);
     assert_eq!(status(&channel), 15);
-    left(&mut channel).wait(&AT_ONCE);
+    left(&mut channel).wait(&AT_ONCE, || false);
     set_up(&mut channel);
     let (_daemon, _ours) = silent(&mut channel);
     assert_eq!(status(&channel), 15);
@@ -92,7 +92,7 @@ fn a_daemon_that_does_not_let_go_does_not_hold_up_the_reset_for_ever() {
     let mut channel = channel();
     let (daemon, ours) = silent(&mut channel);
     set_up(&mut channel);
-    left(&mut channel).wait(&Timespec { tv_sec: 0, tv_nsec: 1_000_000 });
+    left(&mut channel).wait(&Timespec { tv_sec: 0, tv_nsec: 1_000_000 }, || false);
     assert!(is_closed(&daemon), "what it says now, nobody hears");
     assert!(has_ended(&ours), "so that the control thread closes it");
     assert!(!channel.hung_up(&ours), "the session that the guest has left is not one that it has lost");
@@ -105,7 +105,7 @@ fn a_reset_is_complete_when_the_daemon_has_let_go() {
     let (daemon, _ours) = silent(&mut channel);
     set_up(&mut channel);
     let parting = left(&mut channel);
-    let waiting = std::thread::spawn(move || parting.wait(&Timespec { tv_sec: 3600, tv_nsec: 0 }));
+    let waiting = std::thread::spawn(move || parting.wait(&Timespec { tv_sec: 3600, tv_nsec: 0 }, || false));
     // The daemon sees that the guest has left, and is waited for.
     poll(&mut [PollFd::new(&daemon, PollFlags::RDHUP)], None).unwrap();
     assert!(!is_closed(&daemon) && !waiting.is_finished());
@@ -120,7 +120,7 @@ fn the_next_session_can_be_offered_while_the_guest_leaves_the_last() {
     set_up(&mut channel);
     let parting = left(&mut channel);
     let (next, _ours) = silent(&mut channel);
-    parting.wait(&AT_ONCE);
+    parting.wait(&AT_ONCE, || false);
     assert!(matches!(write(&mut channel, STATUS, 0), Written::Done), "the next session is as good as new");
     set_up(&mut channel);
     assert!(!has_ended(&next));

@@ -19,7 +19,7 @@ fn messages_survive_the_socket() {
     start.check().unwrap();
     let file = std::fs::File::open("/dev/null").unwrap();
     daemon.prepare(host.cpuid.clone(), file.as_fd()).unwrap();
-    daemon.start(start.clone(), file.as_fd(), file.as_fd()).unwrap();
+    daemon.start(start.clone(), &StartFiles::program(&file.as_fd(), file.as_fd())).unwrap();
     daemon.run().unwrap();
     daemon.channel(file.as_fd()).unwrap();
     daemon.stop().unwrap();

@@ -1,6 +1,7 @@
 //! Real guests, each a few instructions in a minimal ELF file, run through [`crate::machine`]. They need `/dev/kvm`;
 //! without it they fail, unless `DISTRICT_NO_KVM=1` says that this is known.
 
+mod checkpoint;
 pub(crate) mod elf;
 mod entry;
 mod fault;
@@ -25,12 +26,13 @@ use district_protocol::boot::StartReason;
 use district_protocol::layout::{PROGRAM_BASE, WINDOW_SIZE_MIN};
 use kvm_ioctls::Kvm;
 
-use crate::control::Start;
+use crate::control::{Beginning, Start};
 use crate::cpuid::Cpuid;
 use crate::features::{Standby, supported_cpuid};
 use crate::kick;
-use crate::machine::{Blank, Handle, Machine, Parts};
+use crate::machine::{Blank, BuildError, Handle, Machine, Parts};
 use crate::memory::Ram;
+use crate::origin::Origin;
 use crate::report::{Ended, Fault};
 use elf::Elf;
 
@@ -108,6 +110,8 @@ impl Host {
             memory: 2 << 20,
             window: WINDOW_SIZE_MIN,
             arguments: Vec::new(),
+            from: Beginning::Program,
+            checkpoints: None,
         }
     }
 }
@@ -131,11 +135,14 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) fn new(start: &Start, program: &File) -> Self {
+        Self::from(start, Origin::Program(program.try_clone().unwrap())).unwrap()
+    }
+
+    pub(crate) fn from(start: &Start, origin: Origin) -> Result<Self, BuildError> {
         let window = Window::create(start.window).unwrap();
         let memfd: OwnedFd = window.memfd().try_clone_to_owned().unwrap();
-        let parts = Parts { program: program.try_clone().unwrap(), window: memfd };
-        let (machine, handle) = Machine::build(start, blank(), parts).unwrap();
-        Self { machine, handle, window: Arc::new(window) }
+        let (machine, handle) = Machine::build(start, blank(), Parts { origin, window: memfd })?;
+        Ok(Self { machine, handle, window: Arc::new(window) })
     }
 
     pub(crate) fn ram(&self) -> Arc<Ram> {

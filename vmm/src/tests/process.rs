@@ -12,7 +12,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::session::{Session, device_driver, order};
 use super::{Host, exited, guest, kvm_fd, program};
-use crate::control::{ControlError, DaemonEnd, FromVmm, MESSAGE_MAX, Start, State, listen};
+use crate::control::{ControlError, DaemonEnd, FromVmm, MESSAGE_MAX, Start, StartFiles, State, listen};
 use crate::process::{ProcessError, serve};
 use crate::report::Ended;
 
@@ -66,7 +66,7 @@ fn begin(daemon: &DaemonEnd, start: Start, code: &[u8]) -> Arc<Window> {
     let window = Window::create(start.window).unwrap();
     let program = program(code).file();
     daemon.prepare(host().cpuid.clone(), kvm_fd().as_fd()).unwrap();
-    daemon.start(start, program.as_fd(), window.memfd()).unwrap();
+    daemon.start(start, &StartFiles::program(&program.as_fd(), window.memfd())).unwrap();
     daemon.run().unwrap();
     Arc::new(window)
 }
@@ -221,7 +221,7 @@ fn what_cannot_be_built_is_reported() {
         let (mut start, window) = (host.start(), Window::create(host.start().window).unwrap());
         change(&mut start);
         daemon.prepare(host.cpuid.clone(), kvm_fd().as_fd()).unwrap();
-        daemon.start(start, program(leave()).file().as_fd(), window.memfd()).unwrap();
+        daemon.start(start, &StartFiles::program(&program(leave()).file().as_fd(), window.memfd())).unwrap();
         match receive(&daemon).unwrap() {
             FromVmm::Ended(Ended::Failed { error }) if error.starts_with(expected) => {}
             message => panic!("{expected}: {message:?}"),
@@ -302,7 +302,7 @@ fn without_a_guest_the_process_ends_with_its_connection() {
         let window = Window::create(host.start().window).unwrap();
         if steps > 1 {
             daemon.prepare(host.cpuid.clone(), kvm_fd().as_fd()).unwrap();
-            daemon.start(host.start(), program(leave()).file().as_fd(), window.memfd()).unwrap();
+            daemon.start(host.start(), &StartFiles::program(&program(leave()).file().as_fd(), window.memfd())).unwrap();
         }
         drop(daemon);
         vmm.assert_over();
@@ -316,7 +316,7 @@ fn a_host_without_kvm_is_reported_at_the_start() {
     let (daemon, _) = vmm.connect();
     daemon.prepare(host.cpuid.clone(), std::fs::File::open("/dev/null").unwrap().as_fd()).unwrap();
     let window = Window::create(host.start().window).unwrap();
-    daemon.start(host.start(), program(leave()).file().as_fd(), window.memfd()).unwrap();
+    daemon.start(host.start(), &StartFiles::program(&program(leave()).file().as_fd(), window.memfd())).unwrap();
     match receive(&daemon).unwrap() {
         FromVmm::Ended(Ended::Failed { error }) if error.starts_with("cannot make a virtual machine: ") => {}
         message => panic!("{message:?}"),

@@ -28,7 +28,8 @@ fn main() -> Result<(), Error> {
     let mut held = find(&name)?;
     loop {
         if let Some(Event::Lost(reason)) = next_event(None) {
-            log!("lost ({reason:?}) in epoch {} session {} for {:?}", boot::epoch(), boot::session(), boot::reason());
+            let (epoch, session, generation) = (boot::epoch(), boot::session(), boot::generation());
+            log!("lost ({reason:?}) in epoch {epoch} session {session} for {:?}, generation {generation}", boot::reason());
             log!("old handle: {:?}", identify(held));
             log!("handle 1: {:?}", identify(Handle::BOOTSTRAP));
             held = find(&name)?;

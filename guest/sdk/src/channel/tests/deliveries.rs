@@ -55,6 +55,16 @@ fn deliveries_wait_in_the_window_while_nobody_serves() {
 }
 
 #[test]
+fn a_message_that_wants_no_answer_costs_no_request() {
+    let seen = echoing(WINDOW_SIZE_MIN);
+    assert!(Key::bootstrap().call(0, &[]).wait().is_ok());
+    host(|host| (0..100).for_each(|n| host.wires.deliver(&message(n, 0), &[])));
+    while next_event(Some(Duration::from_secs(1))).is_some() {}
+    assert!(Key::bootstrap().call(0, &[]).wait().is_ok());
+    assert!(seen.borrow().iter().all(|seen| seen.kind != RequestKind::Drop));
+}
+
+#[test]
 fn c22_an_unanswered_message_drops_its_reply_key() {
     let seen = echoing(WINDOW_SIZE_MIN);
     assert!(Key::bootstrap().call(0, &[]).wait().is_ok());

@@ -1,0 +1,230 @@
+//! What people ask of snapshots and copies. The work on files is done in jobs ([`super::snapshots`]).
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use district_broker::DistrictId;
+
+use super::checkpoints::no_checkpoint;
+use super::district::District;
+use super::event_loop::EventLoop;
+use super::jobs::Then;
+use super::life_file::LifeFile;
+use super::requests::refusal;
+use super::snapshots::{self, Place};
+use super::store::Record;
+use super::traffic;
+use crate::api::command::{MemoryCommand, Reply};
+use crate::api::info::DistrictInfo;
+use crate::api::name::Name;
+use crate::api::refusal::{Refusal, RefusalKind};
+use crate::api::snapshot::{Beginning, CloneRequest, ImportRequest, SnapshotInfo, Tag};
+use crate::api::spec::Spec;
+
+impl EventLoop {
+    fn place(&self, slot: usize) -> Place {
+        let district = &self.slots[slot];
+        Place {
+            state: self.host.directory.path().to_owned(),
+            id: district.id,
+            name: district.name.clone(),
+            spec: district.record.spec.clone(),
+            files: district.memory.files.clone(),
+        }
+    }
+
+    /// Does what was asked about a district's memory.
+    pub fn memory_command(&mut self, slot: usize, command: MemoryCommand) {
+        match command {
+            MemoryCommand::Checkpoint(reply) => self.checkpoint_by_request(slot, reply),
+            MemoryCommand::Checkpoints(reply) => self.list_checkpoints(slot, reply),
+            MemoryCommand::Snapshot(tag, reply) => self.snapshot(slot, tag, reply),
+            MemoryCommand::Snapshots(reply) => self.list_snapshots(Some(slot), reply),
+            MemoryCommand::RemoveSnapshot(tag, reply) => self.remove_snapshot(slot, tag, reply),
+            MemoryCommand::Clone(request, reply) => self.copy(slot, request, reply),
+            MemoryCommand::Export(tag, path, reply) => self.export(slot, tag, path, reply),
+        }
+    }
+
+    /// Keeps a district's memory under a name: as it is now, if it runs; else as it was when it stopped.
+    pub fn snapshot(&mut self, slot: usize, tag: Option<Tag>, reply: Reply<SnapshotInfo>) {
+        if self.slots[slot].life.is_none() {
+            return self.make_snapshot(slot, None, tag, reply);
+        }
+        self.take_checkpoint(
+            slot,
+            Box::new(|event_loop, slot, taken| match taken {
+                Ok(generation) => event_loop.make_snapshot(slot, Some(generation), tag, reply),
+                Err(error) => reply.send(Err(no_checkpoint(&event_loop.slots[slot].name, &error))),
+            }),
+        );
+    }
+
+    fn make_snapshot(&mut self, slot: usize, generation: Option<u64>, tag: Option<Tag>, reply: Reply<SnapshotInfo>) {
+        let place = self.place(slot);
+        self.files_job(reply, move |teller| {
+            let mut progress = snapshots::report(teller, place.name.clone(), "snapshot");
+            place.make(generation, tag.as_ref(), &mut progress)
+        });
+    }
+
+    /// The snapshots of one district, or of all.
+    pub fn list_snapshots(&mut self, slot: Option<usize>, reply: Reply<Vec<SnapshotInfo>>) {
+        let slots: Vec<usize> =
+            slot.map_or_else(|| self.slots.iter().map(|(slot, _)| slot).collect(), |slot| vec![slot]);
+        let places: Vec<_> = slots.into_iter().map(|slot| self.place(slot)).collect();
+        self.files_job(reply, move |_| Ok(places.iter().flat_map(Place::list).collect()));
+    }
+
+    /// Forgets a snapshot.
+    pub fn remove_snapshot(&mut self, slot: usize, tag: Tag, reply: Reply<()>) {
+        let place = self.place(slot);
+        self.files_job(reply, move |_| place.remove(&tag));
+    }
+
+    /// Writes a snapshot to a new file.
+    pub fn export(&mut self, slot: usize, tag: Tag, path: PathBuf, reply: Reply<SnapshotInfo>) {
+        let place = self.place(slot);
+        self.files_job(reply, move |teller| {
+            let mut progress = snapshots::report(teller, place.name.clone(), "export");
+            place.export(&tag, &path, &mut progress)
+        });
+    }
+
+    /// Makes a district like this one, or like a snapshot of it, and starts it.
+    pub fn copy(&mut self, slot: usize, request: CloneRequest, reply: Reply<DistrictInfo>) {
+        if let Err(refusal) = self.check_new(&request.name) {
+            return reply.send(Err(refusal));
+        }
+        let CloneRequest { name, from } = request;
+        if from.is_some() || self.slots[slot].life.is_none() {
+            return self.make_copy(slot, name, from, None, reply);
+        }
+        self.take_checkpoint(
+            slot,
+            Box::new(|event_loop, slot, taken| match taken {
+                Ok(generation) => event_loop.make_copy(slot, name, None, Some(generation), reply),
+                Err(error) => reply.send(Err(no_checkpoint(&event_loop.slots[slot].name, &error))),
+            }),
+        );
+    }
+
+    fn make_copy(
+        &mut self,
+        slot: usize,
+        name: Name,
+        from: Option<Tag>,
+        generation: Option<u64>,
+        reply: Reply<DistrictInfo>,
+    ) {
+        let place = self.place(slot);
+        self.new_district(name, true, reply, move |teller, _, id| {
+            if let Some(tag) = from {
+                return place.copy_to(&tag, id);
+            }
+            // A snapshot for this copy alone.
+            let tag = Tag::new(&format!("c-{}", &id.to_string()[..16])).map_err(|wrong| anyhow::anyhow!(wrong.what))?;
+            let mut progress = snapshots::report(teller, place.name.clone(), "copy");
+            place.make(generation, Some(&tag), &mut progress)?;
+            let spec = place.copy_to(&tag, id);
+            place.remove(&tag)?;
+            spec
+        });
+    }
+
+    /// Makes a district of an exported snapshot, and does not start it.
+    pub fn import(&mut self, request: ImportRequest, reply: Reply<DistrictInfo>) {
+        let ImportRequest { path, name } = request;
+        if let Err(refusal) = self.check_new(&name) {
+            return reply.send(Err(refusal));
+        }
+        let state = self.host.directory.path().to_owned();
+        let shown = name.clone();
+        self.new_district(name, false, reply, move |teller, _, id| {
+            let mut progress = snapshots::report(teller, shown, "import");
+            snapshots::take_in(&state, id, &path, &mut progress)
+        });
+    }
+
+    fn check_new(&self, name: &Name) -> Result<(), Refusal> {
+        if self.names.contains_key(name) {
+            return Err(Refusal::new(RefusalKind::Conflict, format!("there is a district `{name}` already"))
+                .remedy("choose another name"));
+        }
+        if self.ending.is_some() {
+            return Err(Refusal::shutting_down());
+        }
+        Ok(())
+    }
+
+    /// Makes a district whose memory a job makes first.
+    fn new_district(
+        &mut self,
+        name: Name,
+        start: bool,
+        reply: Reply<DistrictInfo>,
+        make: impl FnOnce(&super::jobs::Teller, &Name, DistrictId) -> Result<Spec> + Send + 'static,
+    ) {
+        if self.jobs.are_many() {
+            let refusal = Refusal::new(RefusalKind::Busy, "too many files are being written and read already");
+            return reply.send(Err(refusal.remedy("try again when some of that is done")));
+        }
+        let mut id = [0; 16];
+        if let Err(error) = traffic::random(&mut id) {
+            return reply.send(Err(Refusal::new(RefusalKind::Failed, format!("no random bytes: {error}"))));
+        }
+        let id = DistrictId(id);
+        let begun = self.jobs.begin(move |teller| {
+            let made = make(teller, &name, id);
+            Box::new(move |event_loop: &mut EventLoop| {
+                let answer = made.map_err(refusal).and_then(|spec| {
+                    event_loop.check_new(&name)?;
+                    event_loop.add_copy(name, id, spec, start)
+                });
+                if answer.is_err() && !event_loop.ids.contains_key(&id) {
+                    super::life_file::remove(event_loop.host.directory.path(), id);
+                }
+                reply.send(answer);
+            }) as Then
+        });
+        if let Err(error) = begun {
+            // The reply went with the job: whoever waits is told that the daemon does not do it.
+            log::warn!("a district cannot be copied now: {error}");
+        }
+    }
+
+    fn add_copy(&mut self, name: Name, id: DistrictId, spec: Spec, start: bool) -> Result<DistrictInfo, Refusal> {
+        let mut spec = Spec { name: name.clone(), ..spec };
+        // One that has a memory has checkpoints.
+        spec.checkpoints.get_or_insert_default();
+        let record = Record::new(id.0, spec);
+        let epoch = LifeFile::open(self.host.directory.path(), id).map_err(refusal)?.epoch();
+        self.host.store.put_district(name.as_str(), &record).map_err(refusal)?;
+        let slot = self.add_district(District::new(name, record, epoch));
+        if start {
+            self.start_by_request(slot)?;
+        }
+        Ok(self.slots[slot].info(self.now))
+    }
+
+    /// Says with which memory a district is to begin its next life, if it can.
+    pub fn begin_with(&mut self, slot: usize, from: Beginning) -> Result<(), Refusal> {
+        let place = self.place(slot);
+        match &from {
+            Beginning::Newest | Beginning::Cold => {}
+            _ if place.spec.checkpoints.is_none() => {
+                let what = format!("no checkpoints are taken of district `{}`", place.name);
+                return Err(Refusal::new(RefusalKind::Conflict, what).remedy("add `checkpoints` to its manifest"));
+            }
+            Beginning::Generation(generation) => place.check_generation(*generation).map_err(refusal)?,
+            Beginning::Tag(tag) => drop(place.info(tag).map_err(refusal)?),
+        }
+        self.slots[slot].beginning = from;
+        Ok(())
+    }
+
+    /// Makes a district's memory that of a snapshot. It has no life.
+    pub fn go_back(&mut self, slot: usize, tag: &Tag) -> Result<()> {
+        self.place(slot).go_back(tag)
+    }
+}
