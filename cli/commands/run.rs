@@ -40,7 +40,7 @@ pub struct Run {
     /// Bytes of RAM
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = memory)]
     memory: u64,
-    /// A key for the program: `host/log` (or clock, random, checkpoint), `DISTRICT/NAME` or a number
+    /// A key for the program: `host/log`, `host/checkpoint` and such, `DISTRICT/NAME` or a number
     #[arg(long = "grant", value_name = "NAME=TARGET", value_parser = grant)]
     grants: Vec<(String, Grant)>,
     /// Without the keys that every program gets here

@@ -91,6 +91,7 @@ fn everything_that_can_be_said_is_understood() {
         frames-per-second = 1000
         [districts.counter.grants]
         log = "host/log"
+        commit = "host/checkpoint"
         limit = { number = 0xffff_ffff_ffff_ffff }
 
         [districts.alpha]
@@ -116,6 +117,7 @@ fn everything_that_can_be_said_is_understood() {
     assert_eq!(counter.limits.queued_bytes, Some(1 << 20));
     assert_eq!(counter.limits.calls, None);
     assert_eq!(counter.grants["log"], Grant::to(Target::Log));
+    assert_eq!(counter.grants["commit"], Grant::to(Target::Checkpoint));
     assert_eq!(counter.grants["limit"], Grant::to(Target::Number(u64::MAX)));
     let count = Published { district: name("counter"), name: "count".into() };
     assert_eq!(alpha.grants["count"], Grant::to(Target::Published(count.clone())));
