@@ -351,7 +351,7 @@ mod tests {
         let path = directory(state.path(), ID).join("lives");
         let intact = std::fs::read(&path).unwrap();
         // All bits that mean something, and some of those that do not.
-        let meant = |bit: &usize| bit / 8 % BLOCK < USED || bit % 331 == 0;
+        let meant = |bit: &usize| bit / 8 % BLOCK < USED || bit.is_multiple_of(331);
         for bit in (0..2 * BLOCK * 8).filter(meant) {
             let mut flipped = intact.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
