@@ -6,7 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
+use district::api::client::Events;
 use district::api::info::CheckpointInfo;
 use district::api::name::Name;
 use district::api::spec::Checkpoints;
@@ -22,7 +23,7 @@ const BESIDE: u64 = 32;
 /// In so many attempts for each sample one must be as it should.
 const ATTEMPTS: usize = 5;
 
-/// Some pages: few, many.
+/// Few pages.
 pub fn small(samples: usize) -> Result<Vec<Row>> {
     let run = Run { memory: 16 << 20, write: 64, period: Duration::from_millis(15), samples };
     let Taken { pause, total, answer, floor } = run.take()?;
@@ -33,7 +34,7 @@ pub fn small(samples: usize) -> Result<Vec<Row>> {
     ])
 }
 
-/// Many.
+/// Many pages.
 pub fn large(samples: usize) -> Result<Vec<Row>> {
     let run = Run { memory: 256 << 20, write: 10_000, period: Duration::from_millis(400), samples };
     let Taken { pause, total, answer, floor } = run.take()?;
@@ -116,12 +117,7 @@ impl Run {
     }
 
     /// A checkpoint just after the pages were written to, and how many microseconds its answer took.
-    fn sample(
-        &self,
-        world: &World,
-        name: &Name,
-        events: &mut district::api::client::Events<'_>,
-    ) -> Result<(CheckpointInfo, f64)> {
+    fn sample(&self, world: &World, name: &Name, events: &mut Events<'_>) -> Result<(CheckpointInfo, f64)> {
         let mut dirty = 0;
         for _ in 0..self.samples * ATTEMPTS {
             let (_, time) = wrote(events, name)?;
@@ -137,8 +133,7 @@ impl Run {
                 return Ok((info, took));
             }
         }
-        ensure!(false, "no checkpoint has {} dirty pages; the last one has {dirty}", self.write);
-        unreachable!("the line above returns")
+        bail!("no checkpoint has {} dirty pages; the last one has {dirty}", self.write)
     }
 }
 
