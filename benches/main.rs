@@ -6,12 +6,18 @@
 mod bare_machine;
 mod bare_process;
 mod bare_sockets;
+mod checkpoint;
+mod copies;
+mod disk;
 mod idle;
 mod messages;
 mod neighbour;
+mod pages;
 mod process;
 mod report;
+mod restore;
 mod samples;
+mod slow_down;
 mod start;
 mod world;
 
@@ -59,7 +65,7 @@ fn main() -> ExitCode {
 /// A name, and what takes its samples, few or many.
 type Benchmark = (&'static str, fn(bool) -> Result<Vec<Row>>);
 
-const BENCHMARKS: [Benchmark; 8] = [
+const BENCHMARKS: [Benchmark; 16] = [
     ("start/fresh", |quick| start::run(if quick { 10 } else { 300 })),
     ("call/round-trip", |quick| Ok(vec![messages::calls(if quick { 2 } else { 20 })?])),
     ("send/64B", |quick| {
@@ -74,6 +80,21 @@ const BENCHMARKS: [Benchmark; 8] = [
     ("memory/vmm", idle::vmm_memory),
     ("memory/daemon", |quick| Ok(vec![idle::daemon_memory(quick)?])),
     ("idle/200", |quick| Ok(vec![idle::idle_time(quick)?])),
+    ("checkpoint/64-pages", |quick| checkpoint::small(if quick { 3 } else { 100 })),
+    ("checkpoint/10000-pages", |quick| checkpoint::large(if quick { 1 } else { 12 })),
+    ("checkpoint/nothing-dirty", |quick| checkpoint::nothing(if quick { 3 } else { 200 })),
+    ("restore/256MiB", |quick| restore::run(restore::SMALL, 256 << 20, if quick { 2 } else { 25 })),
+    ("restore/1GiB", |quick| restore::run(restore::LARGE, 1 << 30, if quick { 1 } else { 25 })),
+    ("clone/64MiB", |quick| restore::clones(if quick { 2 } else { 40 })),
+    ("slow-down/10-per-s", |quick| {
+        let rounds = if quick { 1 } else { 5 };
+        let names = ["slow-down/10-per-s", "slow-down/100-per-s"];
+        let mut rows = slow_down::run(names, 64, Some([5.0, 30.0]), rounds)?;
+        let names = ["slow-down/10-per-s-1024-pages", "slow-down/100-per-s-1024-pages"];
+        rows.extend(slow_down::run(names, 1024, None, rounds.div_ceil(2))?);
+        Ok(rows)
+    }),
+    ("disk/100-clones", |quick| copies::run(if quick { 3 } else { 100 })),
 ];
 
 fn measure(arguments: &Arguments) -> Result<()> {

@@ -16,6 +16,8 @@ pub enum Goal {
     AtLeast(f64),
     /// The median is at most so many times that of the floor.
     Ratio(f64),
+    /// The median is at most so much more than that of the floor.
+    Above(f64),
 }
 
 impl fmt::Display for Goal {
@@ -24,6 +26,7 @@ impl fmt::Display for Goal {
             Goal::AtMost(most) => write!(f, "<= {most}"),
             Goal::AtLeast(least) => write!(f, ">= {least}"),
             Goal::Ratio(most) => write!(f, "ratio <= {most}"),
+            Goal::Above(most) => write!(f, "<= floor + {most}"),
         }
     }
 }
@@ -70,6 +73,7 @@ impl Row {
             Goal::AtMost(most) => median <= most,
             Goal::AtLeast(least) => median >= least,
             Goal::Ratio(most) => self.ratio().is_some_and(|ratio| ratio <= most),
+            Goal::Above(most) => self.floor.is_some_and(|floor| median <= floor + most),
         };
         (!self.goals.is_empty()).then(|| self.goals.iter().all(holds))
     }

@@ -1,7 +1,7 @@
 //! A daemon of its own for one benchmark: another process, in an empty directory that goes with it.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,35 +20,31 @@ const COMES_UP_WITHIN: Duration = Duration::from_secs(10);
 pub struct World {
     pub client: Client,
     daemon: Child,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl World {
     pub fn new() -> Result<World> {
-        let folder = tempfile::tempdir()?;
-        let words = folder.path().join("stderr");
-        let mut daemon = Command::new(env!("CARGO_BIN_EXE_district"))
-            .arg("--dir")
-            .arg(folder.path())
-            .arg("daemon")
-            .stdin(Stdio::null())
-            .stderr(File::create(&words)?)
-            .spawn()
-            .context("the daemon cannot be started")?;
-        let socket = folder.path().join("api.sock");
-        let begin = Instant::now();
-        loop {
-            match Client::connect(&socket) {
-                Ok(client) => return Ok(World { client, daemon, _folder: folder }),
-                Err(error) if begin.elapsed() > COMES_UP_WITHIN => {
-                    daemon.kill()?;
-                    daemon.wait()?;
-                    let said = std::fs::read_to_string(words).unwrap_or_default();
-                    return Err(error).with_context(|| format!("the daemon does not come up; it said: {said}"));
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(1)),
-            }
-        }
+        World::within(tempfile::tempdir()?)
+    }
+
+    /// With its state in this directory.
+    pub fn within(folder: TempDir) -> Result<World> {
+        let (client, daemon) = bring_up(folder.path())?;
+        Ok(World { client, daemon, folder })
+    }
+
+    /// Ends the daemon and its districts, and starts another one on the same state.
+    pub fn begin_again(&mut self) -> Result<()> {
+        self.client.shutdown(Leave::Stopped)?;
+        self.daemon.wait()?;
+        (self.client, self.daemon) = bring_up(self.folder.path())?;
+        Ok(())
+    }
+
+    /// Where the state is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The daemon's process.
@@ -60,6 +56,33 @@ impl World {
     pub fn run(&self, name: &Name, events: &mut Events<'_>) -> Result<(Vec<String>, String)> {
         self.client.start_existing(name)?;
         until_exit(name, events)
+    }
+}
+
+/// Starts a daemon and waits until it answers.
+fn bring_up(folder: &Path) -> Result<(Client, Child)> {
+    let words = folder.join("stderr");
+    let mut daemon = Command::new(env!("CARGO_BIN_EXE_district"))
+        .arg("--dir")
+        .arg(folder)
+        .arg("daemon")
+        .stdin(Stdio::null())
+        .stderr(File::create(&words)?)
+        .spawn()
+        .context("the daemon cannot be started")?;
+    let socket = folder.join("api.sock");
+    let begin = Instant::now();
+    loop {
+        match Client::connect(&socket) {
+            Ok(client) => return Ok((client, daemon)),
+            Err(error) if begin.elapsed() > COMES_UP_WITHIN => {
+                daemon.kill()?;
+                daemon.wait()?;
+                let said = std::fs::read_to_string(words).unwrap_or_default();
+                return Err(error).with_context(|| format!("the daemon does not come up; it said: {said}"));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
     }
 }
 

@@ -242,13 +242,50 @@ impl<D: Directory> Lineage<D> {
         for segment in &self.segments {
             segment.file.sync_data().map_err(Error::storage("cannot sync a log segment"))?;
         }
+        let header = self.next_header(salt)?;
+        create_segment(&self.directory, &header)
+    }
+
+    fn next_header(&mut self, salt: u64) -> Result<SegmentHeader, Error> {
         let limit = Error::Limit { what: "segments", value: u64::MAX, limit: u64::MAX };
         let number = self.highest_number.checked_add(1).ok_or(limit)?;
-        let (memory_size, lineage) = (self.memory_size, self.id);
-        let header = SegmentHeader { memory_size, lineage, number, salt, floor: self.highest_generation };
         // Whatever becomes of it, the number is used.
         self.highest_number = number;
-        create_segment(&self.directory, &header)
+        let (memory_size, lineage) = (self.memory_size, self.id);
+        Ok(SegmentHeader { memory_size, lineage, number, salt, floor: self.highest_generation })
+    }
+
+    /// Begins the next segment as [`Lineage::create_segment`] does, but leaves what makes it durable to
+    /// [`Lineage::sync_log`] and [`Lineage::sync_segment`]: nobody may write to it before both have returned. One that an
+    /// earlier life has left as it was made is used again. No process may have it open for writing any more.
+    pub fn begin_segment(&mut self, salt: u64) -> Result<D::File, Error> {
+        if let Some(Segment { number, scan, .. }) = self.segments.last()
+            && scan.size == BLOCK_SIZE as u64
+            && *number == self.highest_number
+            && scan.header.floor == self.highest_generation
+        {
+            let name = segment_name(*number);
+            return self.directory.open(&name, Access::Write).map_err(Error::storage("cannot open a log segment"));
+        }
+        let header = self.next_header(salt)?;
+        let name = segment_name(header.number);
+        let file = self.directory.create_new(&name).map_err(Error::storage("cannot create a log segment"))?;
+        SegmentWriter::write_header(&file, &header)?;
+        Ok(file)
+    }
+
+    /// Makes durable what is in the log, as it was when the lineage was opened. Segments that hold nothing are left out.
+    pub fn sync_log(&self) -> Result<(), Error> {
+        for segment in self.segments.iter().filter(|segment| segment.scan.size != BLOCK_SIZE as u64) {
+            segment.file.sync_data().map_err(Error::storage("cannot sync a log segment"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a segment durable that was begun, and its name.
+    pub fn sync_segment(&self, segment: &D::File) -> Result<(), Error> {
+        segment.sync_data().map_err(Error::storage("cannot sync a log segment"))?;
+        self.directory.sync().map_err(Error::storage("cannot sync the directory of a lineage"))
     }
 
     /// Plans to restore a generation in this process.

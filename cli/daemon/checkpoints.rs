@@ -22,12 +22,14 @@ pub struct Requests {
     /// Number of the last one. They begin with the time, so that no answer to an earlier daemon's is taken for one to
     /// this one's.
     last: u64,
+    /// How many there were.
+    pub count: u64,
     waiting: Vec<(u64, WhenTaken)>,
 }
 
 impl Default for Requests {
     fn default() -> Requests {
-        Requests { last: now_ms().saturating_mul(1_000_000), waiting: Vec::new() }
+        Requests { last: now_ms().saturating_mul(1_000_000), count: 0, waiting: Vec::new() }
     }
 }
 
@@ -63,6 +65,7 @@ impl EventLoop {
             Some(life) if life.report.is_some() || life.killed.is_some() => Some("its life is over"),
             Some(life) => {
                 life.requests.last += 1;
+                life.requests.count += 1;
                 match life.control.checkpoint(life.requests.last) {
                     Ok(()) => {
                         life.requests.waiting.push((life.requests.last, then));

@@ -1,7 +1,7 @@
 //! The event loop: all of a daemon's state, and what it does when something is ready. One thread; nothing in it waits
 //! for anybody but the disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::ops::{Index, IndexMut};
 use std::os::fd::AsRawFd;
@@ -17,6 +17,7 @@ use super::clock::Clock;
 use super::district::District;
 use super::jobs::Jobs;
 use super::life_file::{self, LifeFile};
+use super::memory::Seal;
 use super::snapshots;
 use super::stock::Stock;
 use super::store::Store;
@@ -105,6 +106,8 @@ pub struct EventLoop {
     pub feeds: Vec<Feed>,
     pub stock: Stock,
     pub jobs: Jobs,
+    /// Images that were found to be as they were written since this daemon runs, the newest first.
+    pub verified: VecDeque<Seal>,
     /// Set when the daemon is to end.
     pub ending: Option<(Leave, Vec<Reply<()>>)>,
 }
@@ -138,6 +141,7 @@ impl EventLoop {
             feeds: Vec::new(),
             stock: Stock::default(),
             jobs,
+            verified: VecDeque::new(),
             ending: None,
         };
         event_loop.take_in_catalogue()?;

@@ -30,8 +30,8 @@ const START_TIME: u64 = 30_000_000_000;
 const MESSAGES_MAX: u32 = 8;
 /// That many times are what a process has left that has ended read: more than its socket holds.
 const LAST_MESSAGES: u32 = 64;
-/// Messages that it may send at the beginning, and more in each second of its life: an honest one tells of its checkpoints,
-/// and hardly of anything else.
+/// Messages that it may send at the beginning, and more in each second of its life, and one for each checkpoint that it is
+/// asked for: an honest one tells of its checkpoints, and hardly of anything else.
 const MESSAGES_AHEAD: u64 = 64;
 /// See [`MESSAGES_AHEAD`].
 const MESSAGES_PER_SECOND: u64 = 2000;
@@ -117,12 +117,16 @@ impl EventLoop {
         let start = start_message(district, reason, beginning.epoch(), &origin);
         let life = district.life.as_mut().context("it has no vmm process")?;
         let memory = image.as_ref().map_or_else(|| origin.files(), |image| vec![image.as_fd()]);
-        let log = origin.log.as_ref().map(|(log, _)| log.as_fd());
+        let log = origin.log.as_ref().map(|log| log.segment.as_fd());
         life.control.start(start, &StartFiles { window: window.memfd(), log, memory: &memory })?;
         life.window = Some(window);
         (life.generation, life.seal) = (origin.generation, origin.seal);
-        // The machine is built while the epoch goes to disk, and runs after that.
-        let reserved = beginning.commit()?;
+        // The machine is built while the epoch and the log go to disk, and runs after that.
+        let commit = || beginning.commit();
+        let reserved = match &origin.log {
+            Some(log) => log.sync(commit)?,
+            None => commit()?,
+        };
         district.epoch = reserved.epoch;
         life.control.run()?;
         let begun = self.begin_session(slot, reserved);
@@ -193,8 +197,9 @@ impl EventLoop {
     fn heard(&mut self, slot: usize, message: FromVmm, window: Option<std::os::fd::OwnedFd>) {
         let Some(life) = &mut self.slots[slot].life else { return };
         life.heard += 1;
-        let seconds = self.now.saturating_sub(life.began) / 1_000_000_000;
-        if life.heard > MESSAGES_AHEAD + seconds.saturating_mul(MESSAGES_PER_SECOND) {
+        let milliseconds = self.now.saturating_sub(life.began) / 1_000_000;
+        let by_itself = MESSAGES_AHEAD + milliseconds.saturating_mul(MESSAGES_PER_SECOND) / 1000;
+        if life.heard > by_itself.saturating_add(life.requests.count) {
             return self.kill(slot, "its vmm process talks too much".to_owned());
         }
         if life.killed.is_some() {
@@ -227,10 +232,8 @@ impl EventLoop {
             }
             FromVmm::NoCheckpoint { covers, error, needs_log } => self.not_checkpointed(slot, covers, error, needs_log),
             FromVmm::Running if self.slots[slot].state == State::Starting => {
-                if let Some(life) = &self.slots[slot].life
-                    && life.seal.is_some()
-                {
-                    self.slots[slot].memory.verified = life.seal;
+                if let Some(seal) = self.slots[slot].life.as_ref().and_then(|life| life.seal) {
+                    self.note_verified(slot, seal);
                 }
                 self.running(slot, "started");
                 if self.slots[slot].pinned.is_some() {
@@ -454,7 +457,7 @@ fn start_message(district: &District, reason: StartReason, epoch: u64, origin: &
         window: spec.window,
         arguments: spec.arguments.clone(),
         from: origin.beginning,
-        checkpoints: origin.log.as_ref().map(|(_, plan)| *plan),
+        checkpoints: origin.log.as_ref().map(|log| log.plan),
     }
 }
 

@@ -43,17 +43,16 @@ pub struct Memory {
 pub struct Seal {
     inode: u64,
     size: u64,
-    changed: (i64, i64),
+    written: (i64, i64),
 }
 
 impl Seal {
     fn of(metadata: &Metadata) -> Seal {
-        let changed = (metadata.ctime(), metadata.ctime_nsec());
-        Seal { inode: metadata.ino(), size: metadata.size(), changed }
+        // Not when its metadata changed: an image that gets one name more is as it was.
+        let written = (metadata.mtime(), metadata.mtime_nsec());
+        Seal { inode: metadata.ino(), size: metadata.size(), written }
     }
-}
 
-impl Seal {
     /// Whether both are of one file.
     pub fn is_same_file(&self, other: &Seal) -> bool {
         self.inode == other.inode
@@ -73,6 +72,33 @@ pub enum Wanted {
     Generation(u64),
 }
 
+/// Where a life's checkpoints go. Not durable before [`Log::sync`].
+pub struct Log {
+    /// An empty segment.
+    pub segment: File,
+    /// When they are taken.
+    pub plan: Checkpoints,
+    lineage: Lineage<Folder>,
+}
+
+impl Log {
+    /// Makes durable what the life's checkpoints are going to build on, and the place for them, and does `work` meanwhile.
+    pub fn sync<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        std::thread::scope(|scope| {
+            // Two flushes at a time take as long as one.
+            let earlier = std::thread::Builder::new().name("files".into());
+            let earlier = earlier.spawn_scoped(scope, || self.lineage.sync_log());
+            let done = self.lineage.sync_segment(&self.segment).map_err(anyhow::Error::from).and_then(|()| work());
+            match earlier.map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(synced)) => synced?,
+                Ok(Err(_)) => anyhow::bail!("flushing its log has panicked"),
+                Err(_) => self.lineage.sync_log()?,
+            }
+            done
+        })
+    }
+}
+
 /// Files and numbers that a life begins with.
 pub struct Origin {
     /// What its memory begins with.
@@ -83,8 +109,8 @@ pub struct Origin {
     pub time: u64,
     /// Image and segments.
     files: Vec<File>,
-    /// A segment for its own checkpoints, and when to take them.
-    pub log: Option<(File, Checkpoints)>,
+    /// For its own checkpoints.
+    pub log: Option<Log>,
     /// Whether no life of this district has been there before.
     pub is_copy: bool,
     /// Of the image, if it is verified by the life's beginning.
@@ -156,6 +182,7 @@ impl Memory {
         memory: u64,
         policy: &spec::Checkpoints,
         wanted: Wanted,
+        verified: &VecDeque<Seal>,
     ) -> Result<Origin> {
         // All data is looked at: the last checkpoint may be torn, though it looks complete.
         let mut lineage = lineage(state, id, memory, Depth::Data)?;
@@ -177,28 +204,28 @@ impl Memory {
             let copied =
                 |image: district_checkpoint::ImageInfo| image.lineage != id.0 && image.stamp.generation == generation;
             origin.is_copy = lineage.image().is_some_and(copied);
-            self.open(&mut origin, files)?;
+            self.open(&mut origin, files, verified)?;
         }
         let next_generation = lineage.next_generation().context("its checkpoints have used up all numbers")?;
         let mut salt = [0; 8];
         super::traffic::random(&mut salt)?;
-        let segment = lineage.create_segment(u64::from_le_bytes(salt))?;
+        let segment = lineage.begin_segment(u64::from_le_bytes(salt))?;
         let plan = Checkpoints {
             next_generation,
             parent: origin.generation,
             every_ms: policy.every.map_or(0, |every| u64::try_from(every.as_millis()).unwrap_or(u64::MAX)),
             dirty_pages: policy.dirty_pages.unwrap_or(0),
         };
-        origin.log = Some((segment, plan));
+        origin.log = Some(Log { segment, plan, lineage });
         Ok(origin)
     }
 
-    fn open(&self, origin: &mut Origin, files: RestoreFiles<File>) -> Result<()> {
+    fn open(&self, origin: &mut Origin, files: RestoreFiles<File>, verified: &VecDeque<Seal>) -> Result<()> {
         let seal = files.image.as_ref().map(File::metadata).transpose()?.as_ref().map(Seal::of);
         origin.beginning = From::Checkpoint {
             image: files.image.is_some(),
             segments: u32::try_from(files.segments.len())?,
-            verify: seal.is_some() && seal != self.verified,
+            verify: seal.is_some_and(|seal| self.verified != Some(seal) && !verified.contains(&seal)),
         };
         origin.seal = seal;
         origin.files = files.image.into_iter().chain(files.segments).collect();
@@ -243,6 +270,15 @@ pub fn seal_of_home(state: &Path, id: DistrictId) -> Option<Seal> {
 const SOON: u64 = 10_000_000_000;
 
 impl EventLoop {
+    /// Remembers that an image was found to be as it was written. Other districts may have the same one.
+    pub fn note_verified(&mut self, slot: usize, seal: Seal) {
+        self.slots[slot].memory.verified = Some(seal);
+        if !self.verified.contains(&seal) {
+            self.verified.truncate(REMEMBERED - 1);
+            self.verified.push_front(seal);
+        }
+    }
+
     /// What the next life of a district begins with.
     pub fn origin(&mut self, slot: usize, reason: StartReason) -> Result<(Origin, StartReason)> {
         let district = &mut self.slots[slot];
@@ -261,7 +297,7 @@ impl EventLoop {
         let district = &mut self.slots[slot];
         district.pinned = matches!(wanted, Wanted::Fresh | Wanted::Generation(_)).then_some(wanted);
         let (state, memory) = (self.host.directory.path(), district.record.spec.memory);
-        let prepare = || district.memory.prepare(state, district.id, memory, &policy, wanted);
+        let prepare = || district.memory.prepare(state, district.id, memory, &policy, wanted, &self.verified);
         let origin = unlocked(prepare).context("its memory")?;
         let reason = match beginning {
             _ if origin.generation == 0 => reason,

@@ -52,12 +52,15 @@ pub struct SegmentWriter<F> {
 impl<F: Storage> SegmentWriter<F> {
     /// Begins a segment in an empty file, and makes the header durable. The file's name is the caller's to make durable.
     pub fn create(file: F, header: &SegmentHeader) -> Result<Self, Error> {
-        super::check_size(header.memory_size)?;
-        let block = header.encode(FileKind::Segment);
-        file.write_at(0, &[IoSlice::new(&block)])
-            .map_err(Error::storage("cannot write the header of a log segment"))?;
+        Self::write_header(&file, header)?;
         file.sync_data().map_err(Error::storage("cannot sync a log segment"))?;
         Ok(Self::new(file, *header))
+    }
+
+    pub(crate) fn write_header(file: &F, header: &SegmentHeader) -> Result<(), Error> {
+        super::check_size(header.memory_size)?;
+        let block = header.encode(FileKind::Segment);
+        file.write_at(0, &[IoSlice::new(&block)]).map_err(Error::storage("cannot write the header of a log segment"))
     }
 
     /// Takes a segment that has a header and nothing else. There is no going on in a segment with records: each life of a
