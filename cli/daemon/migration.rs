@@ -9,6 +9,7 @@ use district_checkpoint::{Depth, Folder, Lineage, Migration};
 use super::event_loop::EventLoop;
 use super::jobs::{self, Then};
 use super::memory::{self, Seal};
+use crate::api::snapshot::Beginning;
 
 /// A segment that has more bytes than this is followed by another one.
 const SEGMENT_BYTES: u64 = 8 << 20;
@@ -91,6 +92,10 @@ impl EventLoop {
     pub fn migrate(&mut self, slot: usize) {
         let district = &self.slots[slot];
         let Some(life) = &district.life else { return };
+        if matches!(district.beginning, Beginning::Generation(_)) {
+            // Somebody goes back to a checkpoint that this could be the end of.
+            return;
+        }
         let (state, id, files) = (self.host.directory.path().to_owned(), district.id, district.memory.files.clone());
         let (size, epoch, generation) = (district.record.spec.memory, district.epoch, life.generation);
         let under = Under { state, id, size, epoch, generation };

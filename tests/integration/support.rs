@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use district::api::client::Client;
 use district::api::event::Event;
-use district::api::info::{DistrictInfo, KeyInfo, State};
+use district::api::info::{CheckpointInfo, DistrictInfo, KeyInfo, State};
 use district::api::name::Name;
 use district_vmm::control::DaemonEnd;
 use rustix::net::sockopt::socket_peercred;
@@ -296,6 +296,30 @@ impl Host {
             time
         };
         (0..3).map(stop).min().unwrap()
+    }
+
+    /// Has a checkpoint of a district taken.
+    pub fn checkpoint(&self, district: &str) -> CheckpointInfo {
+        self.client().unwrap().checkpoint(&name(district)).unwrap()
+    }
+
+    /// The checkpoints that a district has.
+    pub fn checkpoints(&self, district: &str) -> Vec<CheckpointInfo> {
+        self.client().unwrap().checkpoints(&name(district)).unwrap()
+    }
+
+    /// Starts a district that ends by itself, waits until it has, and returns the last line that it has logged.
+    pub fn run_again(&self, district: &str) -> String {
+        let epoch = self.info(district).epoch;
+        self.ok(&["start", district]);
+        let end = self.until(district, "is over", |info| info.epoch > epoch && info.state.is_over());
+        assert_eq!(end.last_end.unwrap().text, "exited with code 0", "{district}");
+        self.lines(district).pop().unwrap()
+    }
+
+    /// The files of a district.
+    pub fn directory(&self, district: &str) -> PathBuf {
+        self.path().join("districts").join(self.info(district).id)
     }
 
     /// The keys of a district.
