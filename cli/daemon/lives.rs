@@ -166,6 +166,9 @@ impl EventLoop {
             taken: 0,
             segments: 0,
             rotating: false,
+            lacks_log: false,
+            no_log_at: None,
+            failure_told: None,
         });
         self.lives.insert(number, slot);
         self.timers.add(self.now + START_TIME, Due::Started(number));

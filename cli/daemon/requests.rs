@@ -24,18 +24,15 @@ impl EventLoop {
                 reply.send(answer);
             }
             Command::StartExisting(name, from, reply) => match self.find(&name) {
-                Ok(slot) => self.start_existing(slot, from, reply),
+                Ok(slot) => self.when_intact(slot, from, reply, EventLoop::start_existing),
                 Err(refusal) => reply.send(Err(refusal)),
             },
             Command::Stop(name, reply) => match self.find(&name) {
                 Ok(slot) => self.stop_by_request(slot, Waiting::Stopped(reply)),
                 Err(refusal) => reply.send(Err(refusal)),
             },
-            Command::Restart(name, from, reply) => match self.find(&name).and_then(|slot| {
-                self.begin_with(slot, from)?;
-                Ok(slot)
-            }) {
-                Ok(slot) => self.stop_by_request(slot, Waiting::Restart(reply)),
+            Command::Restart(name, from, reply) => match self.find(&name) {
+                Ok(slot) => self.when_intact(slot, from, reply, EventLoop::restart_from),
                 Err(refusal) => reply.send(Err(refusal)),
             },
             Command::Memory(name, command) => match self.find(&name) {
@@ -95,6 +92,13 @@ impl EventLoop {
         }
         let started = self.start_by_request(slot);
         reply.send(started.map(|()| self.slots[slot].info(self.now)));
+    }
+
+    fn restart_from(&mut self, slot: usize, from: Beginning, reply: Reply<DistrictInfo>) {
+        match self.begin_with(slot, from) {
+            Ok(()) => self.stop_by_request(slot, Waiting::Restart(reply)),
+            Err(refusal) => reply.send(Err(refusal)),
+        }
     }
 
     fn start_all(&mut self, specs: Vec<Spec>) -> Result<Vec<DistrictInfo>, Refusal> {
