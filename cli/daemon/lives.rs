@@ -210,8 +210,8 @@ impl EventLoop {
                     self.kill(slot, "its vmm process was never told what to do".to_owned());
                 }
             }
-            FromVmm::Hello { state: control::State::Running { district_id, epoch }, .. } => {
-                if let Err(error) = self.resume(slot, district_id, epoch, window) {
+            FromVmm::Hello { state: control::State::Running { district_id, epoch, generation }, .. } => {
+                if let Err(error) = self.resume(slot, (district_id, epoch, generation), window) {
                     self.kill(slot, format!("it cannot be taken over: {error:#}"));
                 }
             }
