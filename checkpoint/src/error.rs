@@ -115,6 +115,9 @@ pub enum Damage {
     /// A page of an image is damaged.
     #[error("image: page {0} is damaged")]
     Page(u64),
+    /// There are checkpoints, and none of them builds on anything that is there.
+    #[error("what the checkpoints build on is missing")]
+    Missing,
     /// An export ends too early or goes on after its end.
     #[error("export: not complete, or something follows its end")]
     Length,

@@ -333,7 +333,11 @@ impl<D: Directory> Lineage<D> {
 pub fn create_segment<D: Directory>(directory: &D, header: &SegmentHeader) -> Result<D::File, Error> {
     let name = segment_name(header.number);
     let file = directory.create_new(&name).map_err(Error::storage("cannot create a log segment"))?;
-    SegmentWriter::create(&file, header)?;
+    if let Err(error) = SegmentWriter::create(&file, header) {
+        // On a full disk this is tried again and again.
+        let _ = directory.remove(&name);
+        return Err(error);
+    }
     directory.sync().map_err(Error::storage("cannot sync the directory of a lineage"))?;
     Ok(file)
 }

@@ -93,8 +93,7 @@ impl EventLoop {
     pub fn resume(
         &mut self,
         slot: usize,
-        id: [u8; 16],
-        epoch: u64,
+        (id, epoch, generation): ([u8; 16], u64, u64),
         window: Option<std::os::fd::OwnedFd>,
     ) -> Result<()> {
         let directory = self.host.directory.clone();
@@ -107,6 +106,8 @@ impl EventLoop {
         let size = district.record.spec.window;
         let life = district.life.as_mut().context("it has no vmm process")?;
         anyhow::ensure!(life.window.is_none(), "its vmm process says hello twice");
+        // What it has taken since is not known; it counts as one that has taken some.
+        (life.generation, life.taken) = (generation, 1);
         life.window = Some(Arc::new(Window::map(window.context("it does not pass on its window")?, size)?));
         if district.log.is_none() {
             district.log = Some(Log::open(directory.path(), &district.name).context("its log cannot be opened")?);
@@ -114,6 +115,10 @@ impl EventLoop {
         let reserved = LifeFile::open(directory.path(), district.id)?.reserve_serials()?;
         self.begin_session(slot, reserved)?;
         self.running(slot, "taken over");
+        if generation != 0 {
+            // It may have gone back, and then what is newest on disk is not of its past.
+            self.take_checkpoint(slot, Box::new(|_, _, _| ()));
+        }
         Ok(())
     }
 }

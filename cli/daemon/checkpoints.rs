@@ -14,6 +14,9 @@ use crate::api::info::CheckpointInfo;
 use crate::api::name::Name;
 use crate::api::refusal::{Refusal, RefusalKind};
 
+/// How long nothing is said of failures after one that was told of: nanoseconds.
+const TELL_AGAIN: u64 = 10_000_000_000;
+
 /// What is done when a checkpoint that holds everything up to now is durable, with its generation; or why there is none.
 pub type WhenTaken = Box<dyn FnOnce(&mut EventLoop, usize, Result<u64, String>)>;
 
@@ -25,11 +28,25 @@ pub struct Requests {
     /// How many there were.
     pub count: u64,
     waiting: Vec<(u64, WhenTaken)>,
+    /// Those for which there is no log to write to yet.
+    for_log: Vec<WhenTaken>,
+}
+
+impl Requests {
+    /// Whether any waits for a log.
+    pub fn wait_for_log(&self) -> bool {
+        !self.for_log.is_empty()
+    }
+
+    /// Those that do, which wait no longer.
+    pub fn take_waiting_for_log(&mut self) -> Vec<WhenTaken> {
+        std::mem::take(&mut self.for_log)
+    }
 }
 
 impl Default for Requests {
     fn default() -> Requests {
-        Requests { last: now_ms().saturating_mul(1_000_000), count: 0, waiting: Vec::new() }
+        Requests { last: now_ms().saturating_mul(1_000_000), count: 0, waiting: Vec::new(), for_log: Vec::new() }
     }
 }
 
@@ -63,6 +80,10 @@ impl EventLoop {
             None => Some("it is not running"),
             Some(_) if district.record.spec.checkpoints.is_none() => Some("no checkpoints are taken of it"),
             Some(life) if life.report.is_some() || life.killed.is_some() => Some("its life is over"),
+            Some(life) if life.lacks_log => {
+                life.requests.for_log.push(then);
+                return self.next_segment(slot);
+            }
             Some(life) => {
                 life.requests.last += 1;
                 life.requests.count += 1;
@@ -102,6 +123,7 @@ impl EventLoop {
         let Some(life) = &mut district.life else { return };
         let (first, number) = (life.segments == 0 && life.taken == 0, life.number);
         life.taken += 1;
+        life.failure_told = None;
         if EventLoop::is_full(checkpoint.log_bytes) {
             self.next_segment(slot);
         } else if first && life.generation != 0 {
@@ -120,7 +142,8 @@ impl EventLoop {
         self.tell_all(slot, number, done, result);
     }
 
-    fn tell_all(&mut self, slot: usize, number: u64, done: Vec<(u64, WhenTaken)>, result: &Result<u64, String>) {
+    /// Tells these requests, if the life that they are of is not over.
+    pub fn tell_all(&mut self, slot: usize, number: u64, done: Vec<(u64, WhenTaken)>, result: &Result<u64, String>) {
         for (_, then) in done {
             // Each may end the district.
             if !self.slots.contains(slot) || self.slots[slot].life.as_ref().is_none_or(|life| life.number != number) {
@@ -133,7 +156,9 @@ impl EventLoop {
     /// No checkpoint will be taken of this life any more. To be called while it still is the district's.
     pub fn no_more_checkpoints(&mut self, slot: usize) {
         let Some(life) = &mut self.slots[slot].life else { return };
-        let (number, waiting) = (life.number, std::mem::take(&mut life.requests.waiting));
+        let number = life.number;
+        let for_log = life.requests.take_waiting_for_log().into_iter().map(|then| (0, then));
+        let waiting = std::mem::take(&mut life.requests.waiting).into_iter().chain(for_log).collect();
         self.tell_all(slot, number, waiting, &Err("its life is over".to_owned()));
     }
 
@@ -142,6 +167,9 @@ impl EventLoop {
         let error = super::logs::escape(&error);
         self.checkpoint_failed(slot, &error);
         if needs_log {
+            if let Some(life) = &mut self.slots[slot].life {
+                life.lacks_log = true;
+            }
             self.next_segment(slot);
         }
         if let Some(life) = &self.slots[slot].life {
@@ -150,9 +178,18 @@ impl EventLoop {
         }
     }
 
-    /// Says that there is no checkpoint; a district that goes on failing says it once.
+    /// Says that there is no checkpoint: at once, and of one that goes on failing now and then.
     pub fn checkpoint_failed(&mut self, slot: usize, error: &str) {
+        let now = self.now;
         let district = &mut self.slots[slot];
+        let told = district.life.as_mut().and_then(|life| {
+            let told = life.failure_told.filter(|told| now.saturating_sub(*told) < TELL_AGAIN);
+            life.failure_told = told.or(Some(now));
+            told
+        });
+        if told.is_some() {
+            return;
+        }
         log::warn!("district {}: no checkpoint: {error}", district.name);
         let text = format!("no checkpoint, it goes on: {error}");
         let event =

@@ -218,6 +218,35 @@ impl EventLoop {
         Ok(())
     }
 
+    /// Goes on with `then` when it is known that the snapshot a district is to begin with, if it is one, is what was
+    /// written: what it had before is given up for it.
+    pub fn when_intact(
+        &mut self,
+        slot: usize,
+        from: Beginning,
+        reply: Reply<DistrictInfo>,
+        then: fn(&mut EventLoop, usize, Beginning, Reply<DistrictInfo>),
+    ) {
+        let Beginning::Tag(tag) = from else { return then(self, slot, from, reply) };
+        let place = self.place(slot);
+        let begun = self.jobs.begin(move |teller| {
+            let mut progress = snapshots::report(teller, place.name.clone(), "looking at the snapshot");
+            let intact = place.verify(&tag, &mut progress).map_err(refusal);
+            Box::new(move |event_loop: &mut EventLoop| match (intact, event_loop.slot_of(place.id)) {
+                (Ok(()), Some(slot)) => then(event_loop, slot, Beginning::Tag(tag), reply),
+                (Ok(()), None) => {
+                    let what = format!("district `{}` is gone", place.name);
+                    reply.send(Err(Refusal::new(RefusalKind::NotFound, what).remedy("see `district ps`")));
+                }
+                (Err(refusal), _) => reply.send(Err(refusal)),
+            }) as Then
+        });
+        if let Err(error) = begun {
+            // The reply went with the job: whoever waits is told that the daemon does not do it.
+            log::warn!("a snapshot cannot be looked at now: {error}");
+        }
+    }
+
     /// Makes a district's memory that of a snapshot. It has no life.
     pub fn go_back(&mut self, slot: usize, tag: &Tag) -> Result<()> {
         self.place(slot).go_back(tag)

@@ -83,6 +83,12 @@ pub struct Life {
     pub segments: u64,
     /// Whether it is about to be given one.
     pub rotating: bool,
+    /// Whether it has none that can be written to.
+    pub lacks_log: bool,
+    /// When it was last tried in vain to give it one.
+    pub no_log_at: Option<u64>,
+    /// When it was last said that there is no checkpoint, unless there was one since.
+    pub failure_told: Option<u64>,
 }
 
 /// The channel between a life and the broker.

@@ -170,6 +170,9 @@ impl EventLoop {
             taken: 0,
             segments: 0,
             rotating: false,
+            lacks_log: false,
+            no_log_at: None,
+            failure_told: None,
         });
         self.lives.insert(number, slot);
         self.timers.add(self.now + START_TIME, Due::Started(number));
@@ -212,8 +215,8 @@ impl EventLoop {
                     self.kill(slot, "its vmm process was never told what to do".to_owned());
                 }
             }
-            FromVmm::Hello { state: control::State::Running { district_id, epoch }, .. } => {
-                if let Err(error) = self.resume(slot, district_id, epoch, window) {
+            FromVmm::Hello { state: control::State::Running { district_id, epoch, generation }, .. } => {
+                if let Err(error) = self.resume(slot, (district_id, epoch, generation), window) {
                     self.kill(slot, format!("it cannot be taken over: {error:#}"));
                 }
             }

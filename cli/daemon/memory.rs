@@ -295,10 +295,12 @@ impl EventLoop {
             }
         };
         let district = &mut self.slots[slot];
-        district.pinned = matches!(wanted, Wanted::Fresh | Wanted::Generation(_)).then_some(wanted);
+        // One that is gone is asked for once, not again and again.
+        district.pinned = None;
         let (state, memory) = (self.host.directory.path(), district.record.spec.memory);
         let prepare = || district.memory.prepare(state, district.id, memory, &policy, wanted, &self.verified);
         let origin = unlocked(prepare).context("its memory")?;
+        district.pinned = matches!(wanted, Wanted::Fresh | Wanted::Generation(_)).then_some(wanted);
         let reason = match beginning {
             _ if origin.generation == 0 => reason,
             _ if origin.is_copy => StartReason::Clone,

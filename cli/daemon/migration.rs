@@ -9,7 +9,10 @@ use district_checkpoint::{Depth, Folder, Lineage, Migration};
 use super::event_loop::EventLoop;
 use super::jobs::{self, Then};
 use super::memory::{self, Seal};
+use crate::api::snapshot::Beginning;
 
+/// Wait before it is tried again to give a life a segment, after that has failed: nanoseconds.
+const NO_LOG_WAIT: u64 = 100_000_000;
 /// A segment that has more bytes than this is followed by another one.
 const SEGMENT_BYTES: u64 = 8 << 20;
 
@@ -55,6 +58,11 @@ impl EventLoop {
     pub fn next_segment(&mut self, slot: usize) {
         let district = &mut self.slots[slot];
         let Some(life) = &mut district.life else { return };
+        // One that somebody waits for is tried at once.
+        let is_soon = life.no_log_at.is_some_and(|at| self.now.saturating_sub(at) < NO_LOG_WAIT);
+        if is_soon && !life.requests.wait_for_log() {
+            return;
+        }
         if std::mem::replace(&mut life.rotating, true) {
             return;
         }
@@ -67,7 +75,7 @@ impl EventLoop {
         });
         if let Err(error) = begun {
             life.rotating = false;
-            log::error!("district {}: no new log segment: {error}", district.name);
+            self.no_segment(slot, &format!("no new log segment: {error}"));
         }
     }
 
@@ -81,16 +89,34 @@ impl EventLoop {
                 // One that is gone is heard of elsewhere.
                 let _ = life.control.log(segment.as_fd());
                 life.segments += 1;
+                (life.lacks_log, life.no_log_at) = (false, None);
+                let waiting = life.requests.take_waiting_for_log();
                 self.migrate(slot);
+                for then in waiting {
+                    self.take_checkpoint(slot, then);
+                }
             }
-            Err(error) => self.checkpoint_failed(slot, &format!("no new log segment: {error:#}")),
+            Err(error) => self.no_segment(slot, &format!("no new log segment: {error:#}")),
         }
+    }
+
+    fn no_segment(&mut self, slot: usize, error: &str) {
+        self.checkpoint_failed(slot, error);
+        let now = self.now;
+        let Some(life) = &mut self.slots[slot].life else { return };
+        life.no_log_at = Some(now);
+        let (number, waiting) = (life.number, life.requests.take_waiting_for_log());
+        self.tell_all(slot, number, waiting.into_iter().map(|then| (0, then)).collect(), &Err(error.to_owned()));
     }
 
     /// Brings the image of a district that runs up to date.
     pub fn migrate(&mut self, slot: usize) {
         let district = &self.slots[slot];
         let Some(life) = &district.life else { return };
+        if matches!(district.beginning, Beginning::Generation(_)) {
+            // Somebody goes back to a checkpoint that this could be the end of.
+            return;
+        }
         let (state, id, files) = (self.host.directory.path().to_owned(), district.id, district.memory.files.clone());
         let (size, epoch, generation) = (district.record.spec.memory, district.epoch, life.generation);
         let under = Under { state, id, size, epoch, generation };

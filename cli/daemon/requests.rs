@@ -24,13 +24,17 @@ impl EventLoop {
                 reply.send(answer);
             }
             Command::StartExisting(name, from, reply) => {
-                self.with(&name, reply, |this, slot, reply| this.start_existing(slot, from, reply));
+                self.with(&name, reply, |this, slot, reply| {
+                    this.when_intact(slot, from, reply, EventLoop::start_existing);
+                });
             }
             Command::Stop(name, reply) => {
                 self.with(&name, reply, |this, slot, reply| this.stop_by_request(slot, Waiting::Stopped(reply)));
             }
             Command::Restart(name, from, reply) => {
-                self.with(&name, reply, |this, slot, reply| this.restart(slot, from, reply));
+                self.with(&name, reply, |this, slot, reply| {
+                    this.when_intact(slot, from, reply, EventLoop::restart_from);
+                });
             }
             Command::Memory(name, command) => match self.find(&name) {
                 Ok(slot) => self.memory_command(slot, command),
@@ -99,7 +103,7 @@ impl EventLoop {
         }
     }
 
-    fn restart(&mut self, slot: usize, from: Beginning, reply: Reply<DistrictInfo>) {
+    fn restart_from(&mut self, slot: usize, from: Beginning, reply: Reply<DistrictInfo>) {
         match self.begin_with(slot, from) {
             Ok(()) => self.stop_by_request(slot, Waiting::Restart(reply)),
             Err(refusal) => reply.send(Err(refusal)),

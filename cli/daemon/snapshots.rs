@@ -138,6 +138,12 @@ impl Place {
         Ok((image, file))
     }
 
+    /// Looks at all of a snapshot, which is an error if anything in it is not as it was written.
+    pub fn verify(&self, tag: &Tag, progress: &mut Progress<'_>) -> Result<()> {
+        let (image, _) = self.open(tag)?;
+        image.verify(&|_| false, progress).with_context(|| format!("snapshot `{tag}`"))
+    }
+
     /// The snapshots that there are; what cannot be read is left out, and said.
     pub fn list(&self) -> Vec<SnapshotInfo> {
         let mut found = Vec::new();

@@ -1,6 +1,7 @@
 //! A host of its own for each test: a state directory, a daemon, and the `district` command on them. Nothing is waited
 //! for by time, only until it is so; whatever has been started ends with the [`Host`].
 
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use district::api::client::Client;
 use district::api::event::Event;
-use district::api::info::{DistrictInfo, KeyInfo, State};
+use district::api::info::{CheckpointInfo, DistrictInfo, KeyInfo, State};
 use district::api::name::Name;
 use district_vmm::control::DaemonEnd;
 use rustix::net::sockopt::socket_peercred;
@@ -204,6 +205,27 @@ impl Host {
         self.daemon = Some(self.command(&["daemon"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
     }
 
+    /// Starts a daemon whose districts' files are on a disk of their own with so many bytes, and waits until it answers.
+    /// Where the files are seen from here; none where this may not be done, and then the test has no result.
+    pub fn start_daemon_on_small_disk(&mut self, bytes: usize) -> Option<PathBuf> {
+        let folder = self.path().join("districts");
+        fs::create_dir(&folder).unwrap();
+        let mut command = self.command(&["daemon"]);
+        let mount = small_disk(&folder, bytes);
+        // SAFETY: the closure makes system calls with what was prepared before, and allocates nothing.
+        unsafe { command.pre_exec(mount) };
+        let log = File::create(self.path().join("daemon.txt")).unwrap();
+        match command.stdout(log.try_clone().unwrap()).stderr(log).spawn() {
+            Ok(daemon) => self.daemon = Some(daemon),
+            Err(error) => {
+                eprintln!("no result: there can be no small disk: {error}");
+                return None;
+            }
+        }
+        wait("the daemon answers", || self.client());
+        Some(Path::new("/proc").join(self.daemon_id().to_string()).join("root").join(folder.strip_prefix("/").unwrap()))
+    }
+
     /// The daemon's process.
     pub fn daemon_id(&self) -> u32 {
         self.daemon.as_ref().unwrap().id()
@@ -298,6 +320,30 @@ impl Host {
         (0..3).map(stop).min().unwrap()
     }
 
+    /// Has a checkpoint of a district taken.
+    pub fn checkpoint(&self, district: &str) -> CheckpointInfo {
+        self.client().unwrap().checkpoint(&name(district)).unwrap()
+    }
+
+    /// The checkpoints that a district has.
+    pub fn checkpoints(&self, district: &str) -> Vec<CheckpointInfo> {
+        self.client().unwrap().checkpoints(&name(district)).unwrap()
+    }
+
+    /// Starts a district that ends by itself, waits until it has, and returns the last line that it has logged.
+    pub fn run_again(&self, district: &str) -> String {
+        let epoch = self.info(district).epoch;
+        self.ok(&["start", district]);
+        let end = self.until(district, "is over", |info| info.epoch > epoch && info.state.is_over());
+        assert_eq!(end.last_end.unwrap().text, "exited with code 0", "{district}");
+        self.lines(district).pop().unwrap()
+    }
+
+    /// The files of a district.
+    pub fn directory(&self, district: &str) -> PathBuf {
+        self.path().join("districts").join(self.info(district).id)
+    }
+
     /// The keys of a district.
     pub fn keys(&self, district: &str) -> Vec<KeyInfo> {
         wait("the list of keys", || self.client()?.keys(Some(&name(district))).ok())
@@ -388,6 +434,37 @@ impl Drop for Host {
             }
             std::thread::sleep(POLL);
         }
+    }
+}
+
+/// Gives the process that runs it a view of the files in which `folder` is empty and has so many bytes.
+fn small_disk(folder: &Path, bytes: usize) -> impl FnMut() -> std::io::Result<()> + use<> {
+    let folder = CString::new(text(folder)).unwrap();
+    let options = CString::new(format!("size={bytes}")).unwrap();
+    let (user, group) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let maps = [
+        ("/proc/self/setgroups", "deny".to_owned()),
+        ("/proc/self/uid_map", format!("{user} {user} 1")),
+        ("/proc/self/gid_map", format!("{group} {group} 1")),
+    ];
+    let done = |result: i32| if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) };
+    move || {
+        // SAFETY: no memory is involved.
+        let own = done(unsafe { libc::unshare(libc::CLONE_NEWNS) });
+        if own.is_err() {
+            // SAFETY: as above.
+            done(unsafe { libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWUSER) })?;
+            for (path, map) in &maps {
+                let file = rustix::fs::open(*path, rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty())?;
+                rustix::io::write(file, map.as_bytes())?;
+            }
+        }
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        let (root, tmpfs, null) = (c"/".as_ptr(), c"tmpfs".as_ptr(), std::ptr::null::<libc::c_void>());
+        // SAFETY: the strings end with NUL and live as long as the call; null says that there is none.
+        done(unsafe { libc::mount(null.cast(), root, null.cast(), private, null) })?;
+        // SAFETY: as above.
+        done(unsafe { libc::mount(tmpfs, folder.as_ptr(), tmpfs, 0, options.as_ptr().cast()) })
     }
 }
 

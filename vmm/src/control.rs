@@ -283,6 +283,8 @@ pub enum State {
         district_id: [u8; 16],
         /// The life it is in.
         epoch: u64,
+        /// The checkpoint that this life began from; 0: none.
+        generation: u64,
     },
     /// Its district ended while no daemon listened; the process exits once this one has read this.
     Ended {

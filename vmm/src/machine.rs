@@ -179,7 +179,12 @@ impl Machine {
         let window = Window::map(parts.window, start.window)?;
         blank.connect(&ram, &window, start.checkpoints.is_some())?;
         let Blank { vcpu: fd, cpuid, events, kick, vm } = blank;
+        let was_running = matches!(begins, Begins::In(_));
         let cpuid = begin(&fd, cpuid, &layout, begins)?;
+        if was_running {
+            // So that the first park returns: what the guest was about to wait for will not come.
+            let _ = events.call.write(1);
+        }
         let clock = start_clock(&fd)?;
         boot_page::write(&ram, &layout, start, &clock, entropy()?)?;
 

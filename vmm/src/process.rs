@@ -166,6 +166,8 @@ struct Running {
     session: Option<Arc<UnixStream>>,
     /// For the checkpoint thread, until the guest runs.
     checkpoints: Option<Box<Guest>>,
+    /// The checkpoint that it began from; 0: none.
+    generation: u64,
 }
 
 enum Life {
@@ -313,7 +315,7 @@ impl Process {
         let (district_id, epoch) = (self.district_id, self.epoch);
         let state = match &self.life {
             Life::Waiting(_) | Life::Built(..) => State::Waiting,
-            Life::Running(_) => State::Running { district_id, epoch },
+            Life::Running(running) => State::Running { district_id, epoch, generation: running.generation },
             Life::Over(report) => State::Ended { district_id, epoch, report: report.clone() },
             Life::Done => return Ok(()),
         };
@@ -403,7 +405,10 @@ impl Process {
             let _ = rustix::thread::set_name(&name);
         }
         apply_filter(&self.filter)?;
-        Ok(Life::Built(Box::new(machine), Running { handle, window: for_later, session: None, checkpoints }))
+        Ok(Life::Built(
+            Box::new(machine),
+            Running { handle, window: for_later, session: None, checkpoints, generation: start.generation },
+        ))
     }
 
     fn run(&mut self, machine: Machine, mut running: Running) -> Life {

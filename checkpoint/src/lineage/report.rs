@@ -71,6 +71,9 @@ impl<D: Directory> Lineage<D> {
     pub fn newest(&self) -> Result<Option<u64>, Error> {
         match (self.history.newest(), self.damage.iter().find(|damage| **damage != Damage::Slot)) {
             (None, Some(damage)) => Err(Error::NothingLeft(*damage)),
+            (None, None) if self.history.entries().any(|entry| entry.found.intact) => {
+                Err(Error::NothingLeft(Damage::Missing))
+            }
             (newest, _) => Ok(newest),
         }
     }

@@ -1,6 +1,7 @@
 //! The service that `notes` offers and `writer` uses: keys and values, both of bytes, in the order of the keys.
 
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::vec::Vec;
 
 /// The name that it is published under.
@@ -78,6 +79,32 @@ pub fn put_data(key: &[u8], value: &[u8]) -> Vec<u8> {
     data.extend_from_slice(key);
     data.extend_from_slice(value);
     data
+}
+
+/// The key of a numbered note, as `writer` writes it.
+pub fn numbered_key(number: u64) -> Vec<u8> {
+    format!("note {number:08}").into_bytes()
+}
+
+/// The number that such a key has.
+pub fn number_of(key: &[u8]) -> Option<u64> {
+    let number = core::str::from_utf8(key).ok()?.strip_prefix("note ")?.parse().ok()?;
+    (numbered_key(number) == key).then_some(number)
+}
+
+/// The value of a numbered note: no two numbers have the same.
+pub fn numbered_value(number: u64) -> Vec<u8> {
+    format!("this is what number {number} says, {:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15)).into_bytes()
+}
+
+/// The keys in the answer to a [`LIST`]; none after what is no such answer.
+pub fn listed(mut answer: &[u8]) -> impl Iterator<Item = &[u8]> {
+    core::iter::from_fn(move || {
+        let (len, rest) = answer.split_first()?;
+        let (key, rest) = rest.split_at_checked(usize::from(*len))?;
+        answer = rest;
+        Some(key)
+    })
 }
 
 /// All keys and values.
@@ -227,6 +254,21 @@ mod tests {
         // What it replaces makes room.
         assert_eq!(put(&mut notes, b"k", &[2; 9 + OVERHEAD + 10]), Ok((0, vec![])));
         assert_eq!(put(&mut notes, b"l", b""), Err(Refusal::Full));
+    }
+
+    #[test]
+    fn numbered_notes_are_known_by_their_keys() {
+        let mut notes = Notes::new(1 << 20);
+        for number in [0, 7, 99_999_999, 100_000_000] {
+            put(&mut notes, &numbered_key(number), &numbered_value(number)).unwrap();
+            assert_eq!(number_of(&numbered_key(number)), Some(number));
+        }
+        for key in [&b"note 7"[..], b"note +0000007", b"note 00000007 ", b"", b"note \xff"] {
+            assert_eq!(number_of(key), None, "{key:?}");
+        }
+        let (count, answer) = notes.answer(LIST, b"", 1000).unwrap();
+        assert_eq!(listed(&answer).filter_map(number_of).count() as u64, count);
+        assert_eq!(listed(b"\x02a").count() + listed(b"").count(), 0);
     }
 
     #[test]

@@ -88,6 +88,12 @@ pub(crate) fn run(filter: &BpfProgram, work: &Receiver<Work>, news: &News) {
     while taker.turn(work) {}
 }
 
+/// An error with all that it comes from.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
+
 struct Taker<'a> {
     checkpointer: Checkpointer,
     plan: Checkpoints,
@@ -151,7 +157,7 @@ impl Taker<'_> {
         match SegmentWriter::open(log.into()) {
             Ok(log) => self.checkpointer.set_log(log),
             Err(error) => {
-                let (covers, error) = (self.covers, error.to_string());
+                let (covers, error) = (self.covers, in_full(&error));
                 self.news.tell(FromVmm::NoCheckpoint { covers, error, needs_log: false });
             }
         }
@@ -178,7 +184,7 @@ impl Taker<'_> {
         }
         let message = match self.checkpointer.take() {
             Ok(checkpoint) => FromVmm::Checkpointed { covers, checkpoint },
-            Err(error) => FromVmm::NoCheckpoint { covers, needs_log: error.needs_log(), error: error.to_string() },
+            Err(error) => FromVmm::NoCheckpoint { covers, needs_log: error.needs_log(), error: in_full(&error) },
         };
         self.news.tell(message);
     }

@@ -116,7 +116,7 @@ fn c40_a_district_outlives_its_daemon() {
     drop((daemon, session, window));
     let daemon = DaemonEnd::connect(&vmm.path).unwrap();
     let (hello, window) = receive_with_window(&daemon).unwrap();
-    let state = State::Running { district_id: *b"district of test", epoch: 7 };
+    let state = State::Running { district_id: *b"district of test", epoch: 7, generation: 0 };
     assert_eq!(hello, FromVmm::Hello { pid: std::process::id(), state });
     let window = Arc::new(Window::map(window.unwrap(), size).unwrap());
     let (session, socket) = Session::new(&window);

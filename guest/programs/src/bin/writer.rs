@@ -12,11 +12,10 @@ extern crate alloc;
 
 use alloc::format;
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::time::Duration;
 
 use district_sdk::{Error, Link, boot, log, restart, time};
-use programs::notes::{self, COMMIT, GET, PUT, Refusal, put_data};
+use programs::notes::{self, COMMIT, GET, PUT, Refusal, numbered_key, numbered_value, put_data};
 
 district_sdk::entry!(main);
 
@@ -84,7 +83,7 @@ impl Writer {
     }
 
     fn put(&mut self, number: u64) -> Result<(), String> {
-        let data = put_data(&key(number), &value(number));
+        let data = put_data(&numbered_key(number), &numbered_value(number));
         // Twice is as good as once.
         let reply = self.notes.call(PUT, &data).wait_at_least_once().map_err(|error| format!("no put: {error}"))?;
         match Refusal::from_result(reply.result) {
@@ -96,20 +95,12 @@ impl Writer {
     /// Whether all that is committed is there.
     fn verify(&mut self) -> Result<(), String> {
         for number in 1..=self.committed {
-            let key = key(number);
+            let key = numbered_key(number);
             let reply = self.notes.call(GET, &key).wait_at_least_once().map_err(|error| format!("no get: {error}"))?;
-            if reply.data != value(number) {
+            if reply.data != numbered_value(number) {
                 return Err(format!("note {number} of {} is lost or wrong: {:#x}", self.committed, reply.result));
             }
         }
         Ok(())
     }
-}
-
-fn key(number: u64) -> Vec<u8> {
-    format!("note {number:08}").into_bytes()
-}
-
-fn value(number: u64) -> Vec<u8> {
-    format!("this is what number {number} says, {:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15)).into_bytes()
 }

@@ -11,6 +11,7 @@ extern crate alloc;
 mod calls;
 mod keys;
 mod life;
+mod restored;
 
 use alloc::format;
 use alloc::string::String;
@@ -26,11 +27,16 @@ type Verdict = Result<(), String>;
 
 type Test = fn(&str) -> Verdict;
 
-const TESTS: [(&str, Test); 24] = [
+const TESTS: [(&str, Test); 29] = [
     ("boot", life::boot_page),
     ("clock", life::clock),
     ("identity", life::identity),
     ("c03", life::c03_sleep_through_a_restore),
+    ("c02", restored::c02_many_keys),
+    ("c03-again", restored::c03_sleep_through_all_restores),
+    ("c05", restored::c05_what_each_life_finds),
+    ("c38", restored::c38_watch),
+    ("doomed", restored::fail_after_checkpoints),
     ("c01", keys::c01_exactly_one_key),
     ("c06", keys::c06_handle_one_stays),
     ("c08", keys::c08_odd_names),
