@@ -67,7 +67,7 @@ impl<'a> Appended<'a> {
     pub fn append(&mut self, bytes: u64) -> Result<()> {
         let bytes = usize::try_from(bytes)?;
         if self.contents.len() < bytes {
-            self.contents = (0..bytes).map(|byte| (byte % 251) as u8).collect();
+            self.contents = (0..bytes).map(|byte| u8::try_from(byte % 251).unwrap_or_default()).collect();
         }
         if self.length > FILE_MAX {
             self.file = File::create(self.folder.join("floor.new"))?;
