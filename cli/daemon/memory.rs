@@ -173,6 +173,23 @@ pub fn lineage(state: &Path, id: DistrictId, memory: u64, depth: Depth) -> Resul
     Lineage::open(folder, id.0, memory, depth).with_context(|| format!("{}", path.display()))
 }
 
+/// Opens a lineage that a job may be moving to its image. Half of what was before and half of what is after would look as
+/// if the newest checkpoints were lost; so it is opened until it is twice the same. A job changes it four times.
+fn settled(state: &Path, id: DistrictId, memory: u64) -> Result<Lineage<Folder>> {
+    const MOST: u32 = 16;
+    let view = |lineage: &Lineage<Folder>| {
+        let segments: Vec<_> = lineage.segments().iter().map(|segment| segment.number).collect();
+        (lineage.image(), segments)
+    };
+    for _ in 1..MOST {
+        let found = lineage(state, id, memory, Depth::Data)?;
+        if view(&found) == view(&lineage(state, id, memory, Depth::Heads)?) {
+            return Ok(found);
+        }
+    }
+    lineage(state, id, memory, Depth::Data)
+}
+
 impl Memory {
     /// Finds what a life is to begin with, and makes a place for its checkpoints.
     pub fn prepare(
@@ -185,7 +202,11 @@ impl Memory {
         verified: &VecDeque<Seal>,
     ) -> Result<Origin> {
         // All data is looked at: the last checkpoint may be torn, though it looks complete.
-        let mut lineage = lineage(state, id, memory, Depth::Data)?;
+        let alone = self.files.try_lock();
+        let mut lineage = match alone {
+            Ok(_) => lineage(state, id, memory, Depth::Data)?,
+            Err(_) => settled(state, id, memory)?,
+        };
         for damage in lineage.damage() {
             log::warn!("district {id}: its memory is damaged: {damage}");
         }
