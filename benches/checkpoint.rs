@@ -12,7 +12,7 @@ use district::api::info::CheckpointInfo;
 use district::api::name::Name;
 use district::api::spec::Checkpoints;
 
-use crate::disk::{self, Appended, settle};
+use crate::disk::{self, Appended, quiet, settle};
 use crate::pages::{self, now, said, wrote};
 use crate::report::{Goal, Row};
 use crate::samples::Samples;
@@ -100,6 +100,8 @@ impl Run {
         world.client.start(vec![spec])?;
         said(&mut events, &name, "filled")?;
         world.client.checkpoint(&name)?;
+        settle(&world, &name)?;
+        quiet(&world)?;
         let mut floor = Appended::new(&world)?;
         let [mut pause, mut total, mut answer] = [(); 3].map(|()| Samples::default());
         for _ in 0..self.samples {
