@@ -74,7 +74,7 @@ impl<'a> Appended<'a> {
     pub fn append(&mut self, bytes: u64) -> Result<()> {
         let bytes = usize::try_from(bytes)?;
         if self.contents.len() < bytes {
-            self.contents = (0..bytes).map(|byte| (byte % 251) as u8).collect();
+            self.contents = (1..=251).cycle().take(bytes).collect();
         }
         if self.length > FILE_MAX {
             self.file = File::create(self.folder.join("floor.new"))?;
