@@ -12,7 +12,7 @@ use district::api::info::CheckpointInfo;
 use district::api::name::Name;
 use district::api::spec::Checkpoints;
 
-use crate::disk::{self, Appended, settle};
+use crate::disk::{self, Appended, quiet, settle};
 use crate::pages::{self, now, said, wrote};
 use crate::report::{Goal, Row};
 use crate::samples::Samples;
@@ -20,8 +20,8 @@ use crate::world::{World, spec};
 
 /// Pages that a checkpoint may have beside those that are written to: stack, heap and the log's buffers.
 const BESIDE: u64 = 32;
-/// In so many attempts for each sample one must be as it should.
-const ATTEMPTS: usize = 5;
+/// Within so long one must be as it should.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Few pages.
 pub fn small(samples: usize) -> Result<Vec<Row>> {
@@ -100,6 +100,8 @@ impl Run {
         world.client.start(vec![spec])?;
         said(&mut events, &name, "filled")?;
         world.client.checkpoint(&name)?;
+        settle(&world, &name)?;
+        quiet(&world)?;
         let mut floor = Appended::new(&world)?;
         let [mut pause, mut total, mut answer] = [(); 3].map(|()| Samples::default());
         for _ in 0..self.samples {
@@ -119,7 +121,8 @@ impl Run {
     /// A checkpoint just after the pages were written to, and how many microseconds its answer took.
     fn sample(&self, world: &World, name: &Name, events: &mut Events<'_>) -> Result<(CheckpointInfo, f64)> {
         let mut dirty = 0;
-        for _ in 0..self.samples * ATTEMPTS {
+        let last = Instant::now() + PATIENCE;
+        while Instant::now() < last {
             let (_, time) = wrote(events, name)?;
             // Not what was said long ago, nor when it is about to write again.
             if now().saturating_sub(time) > u64::try_from(self.period.as_nanos())? / 3 {

@@ -13,6 +13,7 @@ use district::api::name::Name;
 use rustix::fs::statfs;
 use tempfile::TempDir;
 
+use crate::pages::PAGE;
 use crate::samples::Samples;
 use crate::world::World;
 
@@ -22,6 +23,12 @@ const FILE_SYSTEMS: [(u64, &str); 5] =
 const TMPFS: u64 = 0x0102_1994;
 /// Where else to look for a disk. Paths of sockets are short.
 const ON_DISK: &str = "/var/tmp";
+
+/// So many flushes one after another that took no longer than this show that the disk is quiet. One that never is is
+/// measured as it is.
+const QUICK: Duration = Duration::from_micros(800);
+const QUICK_FLUSHES: u32 = 10;
+const QUIET_WITHIN: Duration = Duration::from_secs(10);
 
 /// Nothing has changed in a directory for so long.
 const QUIET: Duration = Duration::from_millis(40);
@@ -67,7 +74,11 @@ impl<'a> Appended<'a> {
     pub fn append(&mut self, bytes: u64) -> Result<()> {
         let bytes = usize::try_from(bytes)?;
         if self.contents.len() < bytes {
+<<<<<<< HEAD
             self.contents = (0..bytes).map(|byte| u8::try_from(byte % 251).unwrap_or_default()).collect();
+=======
+            self.contents = (1..=251).cycle().take(bytes).collect();
+>>>>>>> part5
         }
         if self.length > FILE_MAX {
             self.file = File::create(self.folder.join("floor.new"))?;
@@ -82,6 +93,20 @@ impl<'a> Appended<'a> {
         self.length += bytes;
         Ok(())
     }
+}
+
+/// Waits until the disk has done with what was written before: until then each flush takes several times as long.
+pub fn quiet(world: &World) -> Result<()> {
+    rustix::fs::sync();
+    let (begin, mut quick) = (Instant::now(), 0);
+    let mut probe = Appended::new(world)?;
+    while quick < QUICK_FLUSHES && begin.elapsed() < QUIET_WITHIN {
+        sleep(QUIET);
+        let flush = Instant::now();
+        probe.append(PAGE)?;
+        quick = if flush.elapsed() < QUICK { quick + 1 } else { 0 };
+    }
+    Ok(())
 }
 
 /// Waits until nobody works on a district's files any more.

@@ -19,7 +19,7 @@ use district::api::snapshot::{CloneRequest, Tag};
 use district::api::spec::Checkpoints;
 use rustix::fs::{Advice, fadvise};
 
-use crate::disk::{self, settle};
+use crate::disk::{self, quiet, settle};
 use crate::pages::{self, PAGE, now, restored, said};
 use crate::report::{Goal, Row};
 use crate::samples::Samples;
@@ -68,6 +68,7 @@ pub fn run(names: Names, memory: u64, rounds: usize) -> Result<Vec<Row>> {
     for _ in 0..WARM_UP {
         restore(&world, &mut events, &district)?;
     }
+    quiet(&world)?;
     let [mut restores, mut floor, mut cold] = [(); 3].map(|()| Samples::default());
     let (first, kept) = (fresh(&world, &mut events, false)?, fresh(&world, &mut events, true)?);
     for _ in 0..rounds {
@@ -102,14 +103,14 @@ pub fn clones(rounds: usize) -> Result<Vec<Row>> {
     let mut events = world.client.events(&[], true)?;
     let (template, tag) = template(&world, &mut events)?;
     let first = fresh(&world, &mut events, false)?;
+    quiet(&world)?;
     let [mut clones, mut floor] = [(); 2].map(|()| Samples::default());
     for round in 0..rounds {
         let copy = name(&format!("copy-{round}"))?;
         let asked = now();
         world.client.clone_district(&template, &CloneRequest { name: copy.clone(), from: Some(tag.clone()) })?;
         clones.add(microseconds(asked, restored(&mut events, &copy, asked)?));
-        world.client.stop(&copy)?;
-        world.client.remove(&copy)?;
+        // It has parked. Ending it would write its memory to an image of its own, beside the next one.
         sleep(PAUSE);
         floor.add(start(&world, &mut events, &first)?);
     }

@@ -257,15 +257,18 @@ impl<D: Directory> Lineage<D> {
 
     /// Begins the next segment as [`Lineage::create_segment`] does, but leaves what makes it durable to
     /// [`Lineage::sync_log`] and [`Lineage::sync_segment`]: nobody may write to it before both have returned. One that an
-    /// earlier life has left as it was made is used again. No process may have it open for writing any more.
+    /// earlier life has left as it was made gets a new header and is used again. No process may have it open for writing any more.
     pub fn begin_segment(&mut self, salt: u64) -> Result<D::File, Error> {
         if let Some(Segment { number, scan, .. }) = self.segments.last()
             && scan.size == BLOCK_SIZE as u64
             && *number == self.highest_number
             && scan.header.floor == self.highest_generation
         {
-            let name = segment_name(*number);
-            return self.directory.open(&name, Access::Write).map_err(Error::storage("cannot open a log segment"));
+            let file = self.directory.open(&segment_name(*number), Access::Write);
+            let file = file.map_err(Error::storage("cannot open a log segment"))?;
+            // With another salt, whatever somebody may have failed to write there.
+            SegmentWriter::write_header(&file, &SegmentHeader { salt, ..scan.header })?;
+            return Ok(file);
         }
         let header = self.next_header(salt)?;
         let name = segment_name(header.number);

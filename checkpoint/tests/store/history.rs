@@ -155,15 +155,25 @@ impl Player {
             Step::Life(from) => self.life(*from),
             Step::Rotate => {
                 let mut lineage = open(&self.disk)?;
-                self.segment(&mut lineage)
+                self.salt += 1;
+                let segment = lineage.create_segment(self.salt)?;
+                self.write_to(segment)
             }
             Step::Migrate => self.migrate(),
         }
     }
 
+    /// As a life does: the segment is there before it is durable, and is written to after that.
     fn segment(&mut self, lineage: &mut Lineage<SimulatedFolder>) -> Result<(), Stopped> {
         self.salt += 1;
-        self.writer = Some(SegmentWriter::open(lineage.create_segment(self.salt)?)?);
+        let segment = lineage.begin_segment(self.salt)?;
+        lineage.sync_segment(&segment)?;
+        lineage.sync_log()?;
+        self.write_to(segment)
+    }
+
+    fn write_to(&mut self, segment: SimulatedFile) -> Result<(), Stopped> {
+        self.writer = Some(SegmentWriter::open(segment)?);
         self.writing = self.writer.as_ref().unwrap().header().number;
         Ok(())
     }

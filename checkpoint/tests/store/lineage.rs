@@ -32,6 +32,25 @@ fn memory(way: &[u64]) -> Memory {
     memory
 }
 
+#[test]
+fn a_segment_that_nothing_was_written_to_is_used_again() {
+    let disk = Disk::new();
+    life(&disk, &[(1, 0)]);
+    let begin = |salt| {
+        let mut lineage = open(&disk).unwrap();
+        let segment = lineage.begin_segment(salt).unwrap();
+        lineage.sync_segment(&segment).unwrap();
+        lineage.sync_log().unwrap();
+        SegmentWriter::open(segment).unwrap()
+    };
+    let [first, mut second] = [begin(7), begin(8)];
+    assert_eq!([first.header().number, second.header().number], [2, 2]);
+    assert_eq!([first.header().salt, second.header().salt], [7, 8]);
+    checkpoint(&mut second, 2, 1, &BTreeMap::from([(1, 2)])).unwrap();
+    assert_eq!(begin(9).header().number, 3);
+    assert_eq!(open(&disk).unwrap().newest().unwrap(), Some(2));
+}
+
 fn migrate(disk: &Disk, target: u64, running: u64) -> Result<(), Error> {
     let migration = Migration { target, running, writing: u64::MAX, description: b"own" };
     open(disk).unwrap().migrate(&migration, &mut quiet)
