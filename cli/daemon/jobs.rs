@@ -24,6 +24,11 @@ pub fn lock(files: &FileLock) -> MutexGuard<'_, ()> {
     files.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether somebody is at the files now.
+pub fn are_busy(files: &FileLock) -> bool {
+    matches!(files.try_lock(), Err(std::sync::TryLockError::WouldBlock))
+}
+
 /// The jobs under way.
 pub struct Jobs {
     sender: Sender<Then>,

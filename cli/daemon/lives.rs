@@ -15,6 +15,7 @@ use super::checkpoints::Requests;
 use super::district::{District, Life, Session};
 use super::event_loop::EventLoop;
 use super::image;
+use super::jobs;
 use super::life_file::LifeFile;
 use super::logs::{self, Log};
 use super::memory::Origin;
@@ -39,6 +40,9 @@ const MESSAGES_PER_SECOND: u64 = 2000;
 const STOP_TIME: u64 = 1_000_000_000;
 /// The same for one that takes a checkpoint first.
 const CHECKPOINT_TIME: u64 = 60_000_000_000;
+
+/// Wait before it is looked again whether somebody is still at the files that a life begins with: nanoseconds.
+const FILES_WAIT: u64 = 5_000_000;
 
 /// The supervisor's policy for what a manifest says.
 pub fn policy(restart: &Restart) -> RestartPolicy {
@@ -75,6 +79,10 @@ impl EventLoop {
         match district.supervisor.state() {
             supervisor::State::Waiting { until } if until <= self.now && district.life.is_none() => {}
             _ => return,
+        }
+        if jobs::are_busy(&district.memory.files) {
+            // Nobody else has to wait for this.
+            return self.timers.add(self.now + FILES_WAIT, Due::Restart(slot));
         }
         district.restarts += 1;
         // What went wrong has become an event; there is nobody else to tell.

@@ -11,17 +11,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use district_broker::DistrictId;
-use district_checkpoint::{Depth, Folder, HOME, Lineage, RestoreFiles};
+use district_checkpoint::{Depth, Error, Folder, HOME, Lineage, RestoreFiles};
 use district_protocol::boot::StartReason;
 use district_vmm::control::{Beginning as From, Checkpointed, Checkpoints, SEGMENTS_MAX};
 use district_vmm::report::Ended;
 
 use super::event_loop::EventLoop;
-use super::jobs::FileLock;
+use super::jobs::{self, FileLock};
 use super::life_file;
 use crate::api::snapshot::Beginning;
 use crate::api::spec;
 
+/// So often a lineage is opened that changes meanwhile.
+const TRIES: u32 = 10;
 /// Checkpoints of which times and sizes are remembered.
 const REMEMBERED: usize = 1000;
 
@@ -126,8 +128,16 @@ pub fn folder(path: &Path) -> io::Result<Folder> {
 /// Opens the lineage of a district with so many bytes of memory.
 pub fn lineage(state: &Path, id: DistrictId, memory: u64, depth: Depth) -> Result<Lineage<Folder>> {
     let path = directory(state, id);
-    let folder = folder(&path).with_context(|| format!("{}", path.display()))?;
-    Lineage::open(folder, id.0, memory, depth).with_context(|| format!("{}", path.display()))
+    let mut tries = 1..TRIES;
+    loop {
+        let folder = folder(&path).with_context(|| format!("{}", path.display()))?;
+        match Lineage::open(folder, id.0, memory, depth) {
+            // Whoever only looks does not wait for a migration, which may have removed what was just listed.
+            Err(Error::Storage { source, .. })
+                if source.kind() == io::ErrorKind::NotFound && tries.next().is_some() => {}
+            opened => return opened.with_context(|| format!("{}", path.display())),
+        }
+    }
 }
 
 impl Memory {
@@ -232,6 +242,9 @@ impl EventLoop {
         let beginning = std::mem::take(&mut district.beginning);
         let chosen = std::mem::replace(&mut district.next_memory, Wanted::Newest);
         let Some(policy) = district.record.spec.checkpoints else { return Ok((Origin::fresh(), reason)) };
+        // What is being migrated may not be what this life begins with: whoever begins waits until that is done.
+        let files = district.memory.files.clone();
+        let _lock = jobs::lock(&files);
         let wanted = match &beginning {
             Beginning::Newest => district.pinned.filter(|_| chosen != Wanted::Fresh).unwrap_or(chosen),
             Beginning::Cold => Wanted::Fresh,

@@ -120,7 +120,8 @@ struct Ruin {
 
 impl Ruin {
     fn new() -> Ruin {
-        let mut host = Host::with(&noted("'on-demand'", "'40', '5', '0'").replace("intensity = 100000", "intensity = 5"));
+        let mut host =
+            Host::with(&noted("'on-demand'", "'40', '5', '0'").replace("intensity = 100000", "intensity = 5"));
         host.over("writer");
         host.line("writer", "verified 40");
         host.ok(&["snapshot", "notes", "--tag", "kept"]);
@@ -184,7 +185,8 @@ impl Ruin {
 
     /// All that was committed with this generation is there, and nothing of later.
     fn check(&self, generation: u64, found: Read) {
-        let least = self.commits.iter().filter(|commit| commit.1 <= generation).map(|commit| commit.0).max().unwrap_or(0);
+        let least =
+            self.commits.iter().filter(|commit| commit.1 <= generation).map(|commit| commit.0).max().unwrap_or(0);
         let most = self.commits.iter().find(|commit| commit.1 > generation).map_or(40, |commit| commit.0).max(least);
         let whole = found.count == found.whole && found.whole == found.last;
         assert!(whole && (least..=most).contains(&found.whole), "{generation}: {found:?} is not {least} to {most}");
@@ -228,7 +230,9 @@ fn c51_flipped_bits_in_the_memory_are_noticed() {
     let newest = ruin.after(|_| ()).unwrap();
     for (name, length) in ruin.files() {
         let any = (0..tries()).map(|_| dice.roll(usize::try_from(length).unwrap()) as u64);
-        for at in [100, 4096 + 17, length - 4096 + 30].into_iter().filter(|at| *at < length).chain(any.collect::<Vec<_>>()) {
+        for at in
+            [100, 4096 + 17, length - 4096 + 30].into_iter().filter(|at| *at < length).chain(any.collect::<Vec<_>>())
+        {
             let outcome = ruin.after(|memory| flip(&memory.join(&name), at));
             println!("{name} at {at} of {length}: {outcome:?}");
             match outcome {
@@ -288,7 +292,8 @@ fn c51_a_damaged_snapshot_is_never_gone_back_to() {
             false => flip(&kept, at as u64),
         }
         let ran = host.run(&["restart", "notes", "--from", "kept"]);
-        let end = host.until("notes", "runs, or does not", |info| !matches!(info.state, State::Starting | State::Stopping));
+        let end =
+            host.until("notes", "runs, or does not", |info| !matches!(info.state, State::Starting | State::Stopping));
         println!("cut {is_cut} at {at} of {}: {:?}, {:?}", good.len(), ran.code(), end.state);
         if !ran.status.success() {
             assert!(is_clear(&ran.err), "{at}: {}", ran.err);

@@ -334,12 +334,15 @@ fn checkpoints_are_taken_when_the_manifest_says_so() {
              grants = {{ log = 'host/log', clock = 'host/clock' }}\n"
         )
     };
-    host.start(&[
-        district("every", "{ every = '5ms' }"),
-        district("pages", "{ dirty-pages = 1 }"),
-        district("demand", "'on-demand'"),
-        district("none", "'none'"),
-    ].concat());
+    host.start(
+        &[
+            district("every", "{ every = '5ms' }"),
+            district("pages", "{ dirty-pages = 1 }"),
+            district("demand", "'on-demand'"),
+            district("none", "'none'"),
+        ]
+        .concat(),
+    );
     for name in ["every", "pages", "demand", "none"] {
         host.line(name, " steps");
     }

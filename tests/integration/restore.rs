@@ -83,7 +83,10 @@ fn c03_a_call_of_before_a_restore_ends_at_once_in_each_of_ten_lives() {
     for epoch in 2..12 {
         host.kill("subject");
         let started = events.iter().find(|event| event.kind == EventKind::Started).unwrap();
-        assert_eq!((started.epoch, &*started.text), (epoch, &*format!("started (epoch {epoch}, from generation {taken})")));
+        assert_eq!(
+            (started.epoch, &*started.text),
+            (epoch, &*format!("started (epoch {epoch}, from generation {taken})"))
+        );
         let line = host.line("subject", &format!("woken in epoch {epoch} at "));
         let woken: u64 = line.rsplit(' ').next().unwrap().parse().unwrap();
         times.push(Duration::from_nanos(woken.saturating_sub(started.time_ms * 1_000_000)));
@@ -262,7 +265,11 @@ fn c09_no_epoch_is_used_twice_whenever_host_and_district_die() {
         last = epoch;
     }
     host.line("subject", &format!("life epoch={last} "));
-    let said: Vec<u64> =
-        host.lines("subject").iter().filter(|line| line.starts_with("life ")).map(|line| number(line, "epoch")).collect();
+    let said: Vec<u64> = host
+        .lines("subject")
+        .iter()
+        .filter(|line| line.starts_with("life "))
+        .map(|line| number(line, "epoch"))
+        .collect();
     assert!(said.is_sorted_by(|a, b| a < b), "{said:?}");
 }

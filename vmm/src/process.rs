@@ -405,7 +405,10 @@ impl Process {
             let _ = rustix::thread::set_name(&name);
         }
         apply_filter(&self.filter)?;
-        Ok(Life::Built(Box::new(machine), Running { handle, window: for_later, session: None, checkpoints, generation: start.generation }))
+        Ok(Life::Built(
+            Box::new(machine),
+            Running { handle, window: for_later, session: None, checkpoints, generation: start.generation },
+        ))
     }
 
     fn run(&mut self, machine: Machine, mut running: Running) -> Life {

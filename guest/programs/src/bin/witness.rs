@@ -29,7 +29,10 @@ fn main() -> Result<(), Error> {
     loop {
         if let Some(Event::Lost(reason)) = next_event(None) {
             let (epoch, session, generation) = (boot::epoch(), boot::session(), boot::generation());
-            log!("lost ({reason:?}) in epoch {epoch} session {session} for {:?}, generation {generation}", boot::reason());
+            log!(
+                "lost ({reason:?}) in epoch {epoch} session {session} for {:?}, generation {generation}",
+                boot::reason()
+            );
             log!("old handle: {:?}", identify(held));
             log!("handle 1: {:?}", identify(Handle::BOOTSTRAP));
             held = find(&name)?;
