@@ -39,9 +39,6 @@ pub struct District {
     pub next_memory: Wanted,
     /// What somebody wants it to begin with.
     pub beginning: Beginning,
-    /// What its last life began with, if that was not its newest checkpoint and no other one has been taken since. Those
-    /// that there are would undo it.
-    pub pinned: Option<Wanted>,
 }
 
 /// What somebody wants when a life has ended.
@@ -137,7 +134,6 @@ impl District {
                 Wanted::Newest
             },
             beginning: Beginning::Newest,
-            pinned: None,
             record,
         }
     }

@@ -204,8 +204,8 @@ impl EventLoop {
     fn heard(&mut self, slot: usize, message: FromVmm, window: Option<std::os::fd::OwnedFd>) {
         let Some(life) = &mut self.slots[slot].life else { return };
         life.heard += 1;
-        let seconds = self.now.saturating_sub(life.began) / 1_000_000_000;
-        if life.heard > MESSAGES_AHEAD + seconds.saturating_mul(MESSAGES_PER_SECOND) {
+        let milliseconds = self.now.saturating_sub(life.began) / 1_000_000;
+        if life.heard > MESSAGES_AHEAD + milliseconds.saturating_mul(MESSAGES_PER_SECOND) / 1000 {
             return self.kill(slot, "its vmm process talks too much".to_owned());
         }
         if life.killed.is_some() {
@@ -244,8 +244,8 @@ impl EventLoop {
                     self.slots[slot].memory.verified = life.seal;
                 }
                 self.running(slot, "started");
-                if self.slots[slot].pinned.is_some() {
-                    // So that the next daemon, too, goes on from here. If there is none, that was said.
+                if self.slots[slot].record.pinned.is_some() {
+                    // From now on that is its newest checkpoint. If there is none, that was said.
                     self.take_checkpoint(slot, Box::new(|_, _, _| ()));
                 }
             }
@@ -352,7 +352,8 @@ impl EventLoop {
         }
     }
 
-    fn save(&mut self, slot: usize) {
+    /// Remembers all that is to be known of it.
+    pub fn save(&mut self, slot: usize) {
         let district = &self.slots[slot];
         if let Err(error) = self.host.store.put_district(district.name.as_str(), &district.record) {
             log::error!("district {}: its record is not on disk: {error:#}", district.name);

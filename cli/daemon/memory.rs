@@ -15,6 +15,7 @@ use district_checkpoint::{Depth, Error, Folder, HOME, Lineage, RestoreFiles};
 use district_protocol::boot::StartReason;
 use district_vmm::control::{Beginning as From, Checkpointed, Checkpoints, SEGMENTS_MAX};
 use district_vmm::report::Ended;
+use serde::{Deserialize, Serialize};
 
 use super::event_loop::EventLoop;
 use super::jobs::{self, FileLock};
@@ -63,7 +64,7 @@ impl Seal {
 }
 
 /// Which memory a life is to begin with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Wanted {
     /// Fresh.
     Fresh,
@@ -246,7 +247,7 @@ impl EventLoop {
         let files = district.memory.files.clone();
         let _lock = jobs::lock(&files);
         let wanted = match &beginning {
-            Beginning::Newest => district.pinned.filter(|_| chosen != Wanted::Fresh).unwrap_or(chosen),
+            Beginning::Newest => district.record.pinned.filter(|_| chosen != Wanted::Fresh).unwrap_or(chosen),
             Beginning::Cold => Wanted::Fresh,
             Beginning::Generation(generation) => Wanted::Generation(*generation),
             Beginning::Tag(tag) => {
@@ -256,10 +257,14 @@ impl EventLoop {
         };
         let district = &mut self.slots[slot];
         // One that is gone is asked for once, not again and again.
-        district.pinned = None;
+        let pinned = district.record.pinned.take();
         let (state, memory) = (self.host.directory.path(), district.record.spec.memory);
         let origin = district.memory.prepare(state, district.id, memory, &policy, wanted).context("its memory")?;
-        district.pinned = matches!(wanted, Wanted::Fresh | Wanted::Generation(_)).then_some(wanted);
+        district.record.pinned = matches!(wanted, Wanted::Fresh | Wanted::Generation(_)).then_some(wanted);
+        if district.record.pinned != pinned {
+            // So that the next daemon, too, goes on from here.
+            self.save(slot);
+        }
         let reason = match beginning {
             _ if origin.generation == 0 => reason,
             _ if origin.is_copy => StartReason::Clone,
