@@ -61,9 +61,9 @@ pub fn committed(host: &Host) -> Vec<(u64, u64)> {
     commits.map(|(note, generation)| (note.parse().unwrap(), generation.parse().unwrap())).collect()
 }
 
-/// The last note that the writer knows to be durable.
+/// The last note that the writer was ever told to be durable; one that is restored does not remember all of it.
 pub fn last_committed(host: &Host) -> u64 {
-    committed(host).last().map_or(0, |(note, _)| *note)
+    committed(host).into_iter().map(|(note, _)| note).max().unwrap_or(0)
 }
 
 fn rounds() -> u64 {
