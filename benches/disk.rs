@@ -74,11 +74,7 @@ impl<'a> Appended<'a> {
     pub fn append(&mut self, bytes: u64) -> Result<()> {
         let bytes = usize::try_from(bytes)?;
         if self.contents.len() < bytes {
-<<<<<<< HEAD
-            self.contents = (0..bytes).map(|byte| u8::try_from(byte % 251).unwrap_or_default()).collect();
-=======
             self.contents = (1..=251).cycle().take(bytes).collect();
->>>>>>> part5
         }
         if self.length > FILE_MAX {
             self.file = File::create(self.folder.join("floor.new"))?;

@@ -5,6 +5,7 @@ use clap::Args;
 use std::io::Write;
 
 use super::{Place, exit, interrupt, session};
+use crate::api::client::ClientError;
 use crate::api::command::{Command, Leave, Reply};
 use crate::daemon::{self, Options};
 
@@ -25,8 +26,13 @@ impl Daemon {
     pub(super) fn run(self, place: &Place) -> Result<u8> {
         let directory = place.state_dir()?;
         directory.prepare()?;
-        if session::find(&directory)?.is_some() {
-            bail!("a daemon is running at {} already", directory.path().display());
+        match session::find(&directory) {
+            Ok(None) => {}
+            Ok(Some(_)) => bail!("a daemon is running at {} already", directory.path().display()),
+            // One that was killed this moment, whose socket a process has that it was starting. If it does live, it has
+            // the lock.
+            Err(ClientError::Lost(_)) => {}
+            Err(error) => return Err(error.into()),
         }
         // What concerns the operator of the host; what districts say is in their logs.
         env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();

@@ -115,8 +115,8 @@ impl EventLoop {
         let reserved = LifeFile::open(directory.path(), district.id)?.reserve_serials()?;
         self.begin_session(slot, reserved)?;
         self.running(slot, "taken over");
-        if generation != 0 {
-            // It may have gone back, and then what is newest on disk is not of its past.
+        if self.slots[slot].record.pinned.is_some() {
+            // The daemon before has not heard of any since it went back.
             self.take_checkpoint(slot, Box::new(|_, _, _| ()));
         }
         Ok(())

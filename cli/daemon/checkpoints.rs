@@ -119,8 +119,10 @@ impl EventLoop {
     pub fn checkpointed(&mut self, slot: usize, covers: u64, checkpoint: Checkpointed) {
         let district = &mut self.slots[slot];
         district.memory.note(checkpoint);
-        district.pinned = None;
-        let Some(life) = &mut district.life else { return };
+        if district.record.pinned.take().is_some() {
+            self.save(slot);
+        }
+        let Some(life) = &mut self.slots[slot].life else { return };
         let (first, number) = (life.segments == 0 && life.taken == 0, life.number);
         life.taken += 1;
         life.failure_told = None;

@@ -204,36 +204,40 @@ impl EventLoop {
 
     /// Says with which memory a district is to begin its next life, if it can.
     pub fn begin_with(&mut self, slot: usize, from: Beginning) -> Result<(), Refusal> {
-        let place = self.place(slot);
-        match &from {
-            Beginning::Newest | Beginning::Cold => {}
-            _ if place.spec.checkpoints.is_none() => {
-                let what = format!("no checkpoints are taken of district `{}`", place.name);
-                return Err(Refusal::new(RefusalKind::Conflict, what).remedy("add `checkpoints` to its manifest"));
-            }
-            Beginning::Generation(generation) => place.check_generation(*generation).map_err(refusal)?,
-            Beginning::Tag(tag) => drop(place.info(tag).map_err(refusal)?),
+        let district = &self.slots[slot];
+        if district.record.spec.checkpoints.is_none() && !matches!(from, Beginning::Newest | Beginning::Cold) {
+            let what = format!("no checkpoints are taken of district `{}`", district.name);
+            return Err(Refusal::new(RefusalKind::Conflict, what).remedy("add `checkpoints` to its manifest"));
         }
         self.slots[slot].beginning = from;
         Ok(())
     }
 
-    /// Goes on with `then` when it is known that the snapshot a district is to begin with, if it is one, is what was
-    /// written: what it had before is given up for it.
-    pub fn when_intact(
+    /// Goes on with `then` when it is known that what a district is to begin with is there, and, if it is a snapshot, is
+    /// what was written: what it had before is given up for it.
+    pub fn when_checked(
         &mut self,
         slot: usize,
         from: Beginning,
         reply: Reply<DistrictInfo>,
         then: fn(&mut EventLoop, usize, Beginning, Reply<DistrictInfo>),
     ) {
-        let Beginning::Tag(tag) = from else { return then(self, slot, from, reply) };
         let place = self.place(slot);
+        if matches!(from, Beginning::Newest | Beginning::Cold) || place.spec.checkpoints.is_none() {
+            return then(self, slot, from, reply);
+        }
         let begun = self.jobs.begin(move |teller| {
-            let mut progress = snapshots::report(teller, place.name.clone(), "looking at the snapshot");
-            let intact = place.verify(&tag, &mut progress).map_err(refusal);
-            Box::new(move |event_loop: &mut EventLoop| match (intact, event_loop.slot_of(place.id)) {
-                (Ok(()), Some(slot)) => then(event_loop, slot, Beginning::Tag(tag), reply),
+            let checked = match &from {
+                Beginning::Newest | Beginning::Cold => Ok(()),
+                Beginning::Generation(generation) => place.check_generation(*generation),
+                Beginning::Tag(tag) => {
+                    let mut progress = snapshots::report(teller, place.name.clone(), "looking at the snapshot");
+                    place.verify(tag, &mut progress)
+                }
+            };
+            let checked = checked.map_err(refusal);
+            Box::new(move |event_loop: &mut EventLoop| match (checked, event_loop.slot_of(place.id)) {
+                (Ok(()), Some(slot)) => then(event_loop, slot, from, reply),
                 (Ok(()), None) => {
                     let what = format!("district `{}` is gone", place.name);
                     reply.send(Err(Refusal::new(RefusalKind::NotFound, what).remedy("see `district ps`")));
@@ -243,7 +247,7 @@ impl EventLoop {
         });
         if let Err(error) = begun {
             // The reply went with the job: whoever waits is told that the daemon does not do it.
-            log::warn!("a snapshot cannot be looked at now: {error}");
+            log::warn!("what a district is to begin with cannot be looked at now: {error}");
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use district_broker::DistrictId;
 use district_broker::supervisor::Supervisor;
 use district_devices::{Backend, Channel, Window};
+use district_protocol::boot::StartReason;
 use district_vmm::control::DaemonEnd;
 use district_vmm::report::Ended;
 
@@ -39,9 +40,8 @@ pub struct District {
     pub next_memory: Wanted,
     /// What somebody wants it to begin with.
     pub beginning: Beginning,
-    /// What its last life began with, if that was not its newest checkpoint and no other one has been taken since. Those
-    /// that there are would undo it.
-    pub pinned: Option<Wanted>,
+    /// Why it is to be started as soon as no job is at its files.
+    pub put_off: Option<StartReason>,
 }
 
 /// What somebody wants when a life has ended.
@@ -137,7 +137,7 @@ impl District {
                 Wanted::Newest
             },
             beginning: Beginning::Newest,
-            pinned: None,
+            put_off: None,
             record,
         }
     }

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -22,6 +22,15 @@ pub type FileLock = Arc<Mutex<()>>;
 /// Waits until nobody else is at the files.
 pub fn lock(files: &FileLock) -> MutexGuard<'_, ()> {
     files.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The files, if nobody else is at them: for the event loop, which waits for no job.
+pub fn try_lock(files: &FileLock) -> Option<MutexGuard<'_, ()>> {
+    match files.try_lock() {
+        Ok(lock) => Some(lock),
+        Err(TryLockError::Poisoned(lock)) => Some(lock.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 /// The jobs under way.

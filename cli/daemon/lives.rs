@@ -15,6 +15,7 @@ use super::checkpoints::Requests;
 use super::district::{District, Life, Session};
 use super::event_loop::EventLoop;
 use super::image;
+use super::jobs;
 use super::life_file::LifeFile;
 use super::logs::{self, Log};
 use super::memory::Origin;
@@ -39,6 +40,9 @@ const MESSAGES_PER_SECOND: u64 = 2000;
 const STOP_TIME: u64 = 1_000_000_000;
 /// The same for one that takes a checkpoint first.
 const CHECKPOINT_TIME: u64 = 60_000_000_000;
+
+/// Wait before it is looked again whether somebody is still at the files that a life begins with: nanoseconds.
+const FILES_WAIT: u64 = 5_000_000;
 
 /// The supervisor's policy for what a manifest says.
 pub fn policy(restart: &Restart) -> RestartPolicy {
@@ -76,13 +80,25 @@ impl EventLoop {
             supervisor::State::Waiting { until } if until <= self.now && district.life.is_none() => {}
             _ => return,
         }
-        district.restarts += 1;
+        let reason = district.put_off.take().unwrap_or_else(|| {
+            district.restarts += 1;
+            StartReason::Crash
+        });
         // What went wrong has become an event; there is nobody else to tell.
-        let _ = self.start(slot, StartReason::Crash);
+        let _ = self.start(slot, reason);
     }
 
-    /// Begins a life. If it cannot, the district has ended once more, as the supervisor sees it.
+    /// Begins a life; a little later, if a job is at its files: what is being moved to its image may not be what this life
+    /// begins with. If it cannot, the district has ended once more, as the supervisor sees it.
     fn start(&mut self, slot: usize, reason: StartReason) -> Result<()> {
+        let files = self.slots[slot].memory.files.clone();
+        let Some(_lock) = jobs::try_lock(&files) else {
+            let district = &mut self.slots[slot];
+            (district.state, district.put_off) = (State::Starting, Some(reason));
+            self.timers.add(self.now + FILES_WAIT, Due::Restart(slot));
+            return Ok(());
+        };
+        self.slots[slot].put_off = None;
         self.slots[slot].supervisor.starting();
         let started = self.try_start(slot, reason);
         if let Err(error) = &started {
@@ -239,8 +255,8 @@ impl EventLoop {
                     self.note_verified(slot, seal);
                 }
                 self.running(slot, "started");
-                if self.slots[slot].pinned.is_some() {
-                    // So that the next daemon, too, goes on from here. If there is none, that was said.
+                if self.slots[slot].record.pinned.is_some() {
+                    // From now on that is its newest checkpoint. If there is none, that was said.
                     self.take_checkpoint(slot, Box::new(|_, _, _| ()));
                 }
             }
@@ -301,6 +317,7 @@ impl EventLoop {
             // Somebody who asked for a restart gets it at once.
             _ if was_waiting && district.restart_is_asked_for() => {}
             _ if was_waiting => {
+                district.put_off = None;
                 district.state = State::Stopped;
                 self.not_wanted(slot);
                 let district = &self.slots[slot];
@@ -350,7 +367,8 @@ impl EventLoop {
         }
     }
 
-    fn save(&mut self, slot: usize) {
+    /// Remembers all that is to be known of it.
+    pub fn save(&mut self, slot: usize) {
         let district = &self.slots[slot];
         if let Err(error) = self.host.store.put_district(district.name.as_str(), &district.record) {
             log::error!("district {}: its record is not on disk: {error:#}", district.name);

@@ -15,6 +15,7 @@ use district_checkpoint::{Depth, Folder, HOME, Lineage, RestoreFiles};
 use district_protocol::boot::StartReason;
 use district_vmm::control::{Beginning as From, Checkpointed, Checkpoints, SEGMENTS_MAX};
 use district_vmm::report::Ended;
+use serde::{Deserialize, Serialize};
 
 use super::event_loop::EventLoop;
 use super::jobs::FileLock;
@@ -60,7 +61,7 @@ impl Seal {
 }
 
 /// Which memory a life is to begin with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Wanted {
     /// Fresh.
     Fresh,
@@ -149,45 +150,12 @@ pub fn folder(path: &Path) -> io::Result<Folder> {
     Ok(Folder::new(OwnedFd::from(directory?)))
 }
 
-/// Looks at files without holding [`Memory::files`], which the event loop must not wait for: a job that moves a log to its
-/// image may remove or add one meanwhile. Then they are looked at again. A job does so once, when it is about to be done.
-pub fn unlocked<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
-    const MOST: u32 = 8;
-    let has_changed = |error: &anyhow::Error| {
-        let mut kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
-        kinds.any(|kind| matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists))
-    };
-    for _ in 1..MOST {
-        match look() {
-            Err(error) if has_changed(&error) => {}
-            done => return done,
-        }
-    }
-    look()
-}
-
-/// Opens the lineage of a district with so many bytes of memory.
+/// Opens the lineage of a district with so many bytes of memory. Whoever does holds [`Memory::files`]: half of what was
+/// before a migration and half of what is after it would look as if the newest checkpoints were lost.
 pub fn lineage(state: &Path, id: DistrictId, memory: u64, depth: Depth) -> Result<Lineage<Folder>> {
     let path = directory(state, id);
     let folder = folder(&path).with_context(|| format!("{}", path.display()))?;
     Lineage::open(folder, id.0, memory, depth).with_context(|| format!("{}", path.display()))
-}
-
-/// Opens a lineage that a job may be moving to its image. Half of what was before and half of what is after would look as
-/// if the newest checkpoints were lost; so it is opened until it is twice the same. A job changes it four times.
-fn settled(state: &Path, id: DistrictId, memory: u64) -> Result<Lineage<Folder>> {
-    const MOST: u32 = 16;
-    let view = |lineage: &Lineage<Folder>| {
-        let segments: Vec<_> = lineage.segments().iter().map(|segment| segment.number).collect();
-        (lineage.image(), segments)
-    };
-    for _ in 1..MOST {
-        let found = lineage(state, id, memory, Depth::Data)?;
-        if view(&found) == view(&lineage(state, id, memory, Depth::Heads)?) {
-            return Ok(found);
-        }
-    }
-    lineage(state, id, memory, Depth::Data)
 }
 
 impl Memory {
@@ -202,11 +170,7 @@ impl Memory {
         verified: &VecDeque<Seal>,
     ) -> Result<Origin> {
         // All data is looked at: the last checkpoint may be torn, though it looks complete.
-        let alone = self.files.try_lock();
-        let mut lineage = match alone {
-            Ok(_) => lineage(state, id, memory, Depth::Data)?,
-            Err(_) => settled(state, id, memory)?,
-        };
+        let mut lineage = lineage(state, id, memory, Depth::Data)?;
         for damage in lineage.damage() {
             log::warn!("district {id}: its memory is damaged: {damage}");
         }
@@ -300,14 +264,14 @@ impl EventLoop {
         }
     }
 
-    /// What the next life of a district begins with.
+    /// What the next life of a district begins with. Its files are locked.
     pub fn origin(&mut self, slot: usize, reason: StartReason) -> Result<(Origin, StartReason)> {
         let district = &mut self.slots[slot];
         let beginning = std::mem::take(&mut district.beginning);
         let chosen = std::mem::replace(&mut district.next_memory, Wanted::Newest);
         let Some(policy) = district.record.spec.checkpoints else { return Ok((Origin::fresh(), reason)) };
         let wanted = match &beginning {
-            Beginning::Newest => district.pinned.filter(|_| chosen != Wanted::Fresh).unwrap_or(chosen),
+            Beginning::Newest => district.record.pinned.filter(|_| chosen != Wanted::Fresh).unwrap_or(chosen),
             Beginning::Cold => Wanted::Fresh,
             Beginning::Generation(generation) => Wanted::Generation(*generation),
             Beginning::Tag(tag) => {
@@ -317,11 +281,16 @@ impl EventLoop {
         };
         let district = &mut self.slots[slot];
         // One that is gone is asked for once, not again and again.
-        district.pinned = None;
+        let pinned = district.record.pinned.take();
         let (state, memory) = (self.host.directory.path(), district.record.spec.memory);
-        let prepare = || district.memory.prepare(state, district.id, memory, &policy, wanted, &self.verified);
-        let origin = unlocked(prepare).context("its memory")?;
-        district.pinned = matches!(wanted, Wanted::Fresh | Wanted::Generation(_)).then_some(wanted);
+        let origin = (district.memory)
+            .prepare(state, district.id, memory, &policy, wanted, &self.verified)
+            .context("its memory")?;
+        district.record.pinned = matches!(wanted, Wanted::Fresh | Wanted::Generation(_)).then_some(wanted);
+        if district.record.pinned != pinned {
+            // So that the next daemon, too, goes on from here.
+            self.save(slot);
+        }
         let reason = match beginning {
             _ if origin.generation == 0 => reason,
             _ if origin.is_copy => StartReason::Clone,
@@ -359,25 +328,5 @@ impl EventLoop {
             _ if cold => Wanted::Fresh,
             _ => Wanted::Previous,
         };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_that_change_meanwhile_are_looked_at_again_and_not_for_ever() {
-        let fails = |kind: io::ErrorKind, times: u32| {
-            let mut left = times;
-            unlocked(|| {
-                left -= 1;
-                if left == 0 { Ok(()) } else { Err(io::Error::from(kind)).context("looking") }
-            })
-        };
-        assert!(fails(io::ErrorKind::NotFound, 3).is_ok());
-        assert!(fails(io::ErrorKind::AlreadyExists, 8).is_ok());
-        assert!(fails(io::ErrorKind::NotFound, 9).is_err());
-        assert!(fails(io::ErrorKind::PermissionDenied, 2).is_err());
     }
 }

@@ -9,6 +9,7 @@ use district_checkpoint::{Depth, Folder, Lineage, Migration};
 use super::event_loop::EventLoop;
 use super::jobs::{self, Then};
 use super::memory::{self, Seal};
+use crate::api::info::State;
 use crate::api::snapshot::Beginning;
 
 /// Wait before it is tried again to give a life a segment, after that has failed: nanoseconds.
@@ -115,6 +116,10 @@ impl EventLoop {
         let Some(life) = &district.life else { return };
         if matches!(district.beginning, Beginning::Generation(_)) {
             // Somebody goes back to a checkpoint that this could be the end of.
+            return;
+        }
+        if district.state == State::Stopping {
+            // The next life would have to wait for it, and begins it anyway.
             return;
         }
         let (state, id, files) = (self.host.directory.path().to_owned(), district.id, district.memory.files.clone());

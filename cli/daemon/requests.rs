@@ -25,7 +25,7 @@ impl EventLoop {
             }
             Command::StartExisting(name, from, reply) => {
                 self.with(&name, reply, |this, slot, reply| {
-                    this.when_intact(slot, from, reply, EventLoop::start_existing);
+                    this.when_checked(slot, from, reply, EventLoop::start_existing);
                 });
             }
             Command::Stop(name, reply) => {
@@ -33,7 +33,7 @@ impl EventLoop {
             }
             Command::Restart(name, from, reply) => {
                 self.with(&name, reply, |this, slot, reply| {
-                    this.when_intact(slot, from, reply, EventLoop::restart_from);
+                    this.when_checked(slot, from, reply, EventLoop::restart_from);
                 });
             }
             Command::Memory(name, command) => match self.find(&name) {
@@ -82,8 +82,9 @@ impl EventLoop {
             };
             return reply.send(if is_usual { Ok(district.info(self.now)) } else { Err(refusal()) });
         }
-        // Somebody who has asked for a restart may have said with which memory.
-        if !(is_usual && district.restart_is_asked_for())
+        // Somebody who has asked for a restart, or a start that was put off, may have said with which memory.
+        let is_asked_for = district.restart_is_asked_for() || district.put_off.is_some();
+        if !(is_usual && is_asked_for)
             && let Err(refusal) = self.begin_with(slot, from)
         {
             return reply.send(Err(refusal));
@@ -250,7 +251,7 @@ impl EventLoop {
     fn remove(&mut self, slot: usize) -> Result<(), Refusal> {
         let district = &self.slots[slot];
         let (name, id, epoch) = (district.name.clone(), district.id, district.epoch);
-        if district.life.is_some() || district.state == State::BackingOff {
+        if district.life.is_some() || matches!(district.state, State::BackingOff | State::Starting) {
             return Err(Refusal::new(RefusalKind::Conflict, format!("district `{name}` is {}", district.state))
                 .remedy(format!("stop it first: district stop {name}")));
         }

@@ -113,7 +113,8 @@ impl Place {
 
     /// Checks that a checkpoint is there and can be gone back to.
     pub fn check_generation(&self, generation: u64) -> Result<()> {
-        let lineage = memory::unlocked(|| memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads))?;
+        let _lock = jobs::lock(&self.files);
+        let lineage = memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads)?;
         let refusal = |error: district_checkpoint::Error| {
             let remedy = format!("see `district checkpoints {}` for those there are", self.name);
             Refusal::new(RefusalKind::NotFound, format!("district `{}`: {error}", self.name)).remedy(remedy)
@@ -196,13 +197,13 @@ impl Place {
         Ok(about.spec)
     }
 
-    /// Makes this district's memory that of a snapshot, in one step. It has no life. Numbers of generations go on.
+    /// Makes this district's memory that of a snapshot, in one step. It has no life, and its files are locked. Numbers of generations go on.
     pub fn go_back(&self, tag: &Tag) -> Result<()> {
         let (image, _) = self.open(tag)?;
         let (has, wants) = (image.info().memory_size, self.spec.memory);
         ensure!(has == wants, "snapshot `{tag}` has {has} bytes of memory, the district {wants}");
         let now = directory(&self.state, self.id);
-        let lineage = memory::unlocked(|| memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads))?;
+        let lineage = memory::lineage(&self.state, self.id, self.spec.memory, Depth::Heads)?;
         let floor = lineage.next_generation();
         let floor = floor.context("its checkpoints have used up all numbers")?.saturating_sub(1);
         let new = now.with_extension("new");

@@ -11,6 +11,7 @@ use district_broker::{BindingRecord, DistrictId};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
+use super::memory::Wanted;
 use crate::api::info::{End, State};
 use crate::api::spec::Spec;
 
@@ -37,12 +38,16 @@ pub struct Record {
     pub state: State,
     /// How its last life ended, if one did.
     pub last_end: Option<End>,
+    /// What its last life began with, if that was not its newest checkpoint and no other one has been taken since. Those
+    /// that there are would undo it.
+    #[serde(default)]
+    pub pinned: Option<Wanted>,
 }
 
 impl Record {
     /// A district that has never run.
     pub fn new(id: [u8; 16], spec: Spec) -> Record {
-        Record { id, spec, wanted: false, state: State::Stopped, last_end: None }
+        Record { id, spec, wanted: false, state: State::Stopped, last_end: None, pinned: None }
     }
 }
 

@@ -229,6 +229,16 @@ fn c51_each_flipped_bit_in_home_is_found_or_does_no_harm() {
 }
 
 #[test]
+fn c51_checkpoints_whose_image_is_gone_are_not_nothing() {
+    let (disk, _) = lineage();
+    migrate_to_six(&disk);
+    disk.folder("lineage").remove("home").unwrap();
+    let lineage = open(&disk).unwrap();
+    assert!(lineage.damage().is_empty() && !lineage.segments().is_empty());
+    assert!(matches!(lineage.newest(), Err(Error::NothingLeft(Damage::Missing))), "{:?}", lineage.newest());
+}
+
+#[test]
 fn c51_each_length_of_home_is_found() {
     let (disk, _) = lineage();
     migrate_to_six(&disk);
