@@ -1,15 +1,21 @@
 //! The daemon: broker, supervisor and what surrounds them.
 //!
 //! [`event_loop`] is one thread that owns everything: the broker's core, the districts and the queues to them. It waits
-//! for file descriptors and times ([`watched`]) and does what they ask for: [`lives`] starts and ends vmm processes
-//! ([`process`], of which one is in [`stock`]), [`adoption`] takes over those of an earlier daemon, [`sessions`] opens and closes the channels to them, [`traffic`] moves frames, [`requests`] answers
-//! people. [`store`] and [`life_file`] are what outlives it. The API server ([`crate::api::server`]) is a thread of its own.
+//! for file descriptors and times ([`watched`]) and does what they ask for: [`lives`] starts vmm processes ([`process`], of
+//! which one is in [`stock`]) and hears them, [`endings`] ends them, [`adoption`] takes over those of an earlier daemon,
+//! [`sessions`] opens and closes the channels to them, [`traffic`] moves frames, [`requests`] answers people.
+//!
+//! [`store`] and [`life_file`] are what outlives it, and of each district [`memory`]: [`checkpoints`] are taken of it,
+//! [`migration`] moves their log to an image, [`snapshots`] are kept, [`copies`] made. What takes long there is done by
+//! [`jobs`], threads that come back with something for the event loop to do. The API server ([`crate::api::server`]) is a
+//! thread of its own.
 
 mod adoption;
 mod checkpoints;
 mod clock;
 mod copies;
 mod district;
+mod endings;
 mod event_loop;
 mod grants;
 mod image;

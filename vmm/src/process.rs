@@ -1,18 +1,20 @@
 //! The vmm process: one district's machine, and the daemon that watches it.
 //!
 //! Three threads. The control thread waits for daemons, builds the machine and tells its guest about sessions; the vCPU
-//! thread runs the guest; the checkpoint thread writes to the log. The daemon may die and another come, the guest goes on. The process ends when a daemon knows how
-//! the guest's life ended, or when its daemon goes before there is a guest: nobody would look for it.
+//! thread runs the guest; the checkpoint thread writes to the log. The daemon may die and another come, the guest goes on.
+//! The process ends when a daemon knows how the guest's life ended, or when its daemon goes before there is a guest: nobody
+//! would look for it.
+
+mod files;
+mod threads;
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use kvm_ioctls::Kvm;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -28,14 +30,13 @@ use crate::cpuid::Cpuid;
 use crate::jail;
 use crate::kick;
 use crate::machine::{Blank, BuildError, Handle, Machine, Parts};
-use crate::origin::Origin;
 use crate::report::Ended;
+use files::Files;
+use threads::{Outcome, spawn, vcpu_thread};
 
 /// The descriptor that a vmm process inherits, the socket made by [`control::listen`]: its standard input, because that
 /// is one which a parent can set without running code of its own between fork and exec.
 pub const LISTENER: RawFd = 0;
-/// Enough for the run loop and the vhost-user handshake, and for copying.
-const STACK: usize = 128 << 10;
 /// Results of checkpoints that are kept for a daemon that does not read, at most.
 const UNTOLD_MAX: usize = 256;
 
@@ -122,41 +123,6 @@ fn first_daemon(listener: &OwnedFd) -> Result<Option<VmmEnd>, ProcessError> {
     }
 }
 
-/// How the vCPU thread tells how the guest's life ended.
-struct Outcome {
-    report: Mutex<Option<Ended>>,
-    event: OwnedFd,
-}
-
-impl Outcome {
-    fn set(&self, report: Ended) {
-        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
-        // Fails only when it is full, and it is written once.
-        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
-    }
-
-    fn take(&self) -> Option<Ended> {
-        // Emptied, or waiting for anything else would end at once from now on.
-        let _ = rustix::io::read(&self.event, &mut [0; 8]);
-        self.report.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-/// Waits for the machine and runs it. It exists before there is one, so that starting the thread and jailing it costs a
-/// district nothing.
-fn vcpu_thread(filter: &BpfProgram, machines: &Receiver<Machine>, outcome: &Outcome) {
-    let jailed = apply_filter(filter);
-    let Ok(mut machine) = machines.recv() else { return };
-    // A panic here is our mistake; without a report the daemon would believe that the guest runs.
-    let run = AssertUnwindSafe(|| machine.run());
-    let report = match jailed {
-        Ok(()) => catch_unwind(run).unwrap_or_else(|_| Ended::Failed { error: "the vCPU thread panicked".into() }),
-        Err(error) => Ended::Failed { error: ProcessError::from(error).to_string() },
-    };
-    machine.close();
-    outcome.set(report);
-}
-
 /// A district that is running or about to, seen from the control thread.
 struct Running {
     handle: Handle,
@@ -213,7 +179,7 @@ impl Process {
     fn new(listener: OwnedFd, daemon: VmmEnd) -> Result<Self, ProcessError> {
         let jail = jail::vcpu().map_err(seccompiler::Error::from)?;
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(host("make an eventfd"));
-        let outcome = Arc::new(Outcome { report: Mutex::new(None), event: event()? });
+        let outcome = Arc::new(Outcome::new(event()?));
         let (machines, waiting) = sync_channel(1);
         let result = Arc::clone(&outcome);
         let vcpu = spawn("vcpu", move || vcpu_thread(&jail, &waiting, &result))?;
@@ -477,35 +443,6 @@ impl Running {
             self.session = Some(socket);
         }
     }
-}
-
-/// The files that came with a [`Start`], by what they are for.
-struct Files {
-    window: OwnedFd,
-    log: Option<OwnedFd>,
-    origin: Origin,
-}
-
-impl Files {
-    /// None: they are not those that belong to it.
-    fn of(start: &Start, fds: Vec<OwnedFd>) -> Option<Self> {
-        let mut fds = fds.into_iter();
-        let window = fds.next()?;
-        let log = if start.checkpoints.is_some() { Some(fds.next()?) } else { None };
-        let origin = match start.from {
-            control::Beginning::Program => Origin::Program(fds.next()?.into()),
-            control::Beginning::Checkpoint { image, verify, .. } => {
-                let image = if image { Some(fds.next()?.into()) } else { None };
-                Origin::Checkpoint { image, verify, segments: fds.by_ref().map(File::from).collect() }
-            }
-        };
-        fds.next().is_none().then_some(Self { window, log, origin })
-    }
-}
-
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, ProcessError> {
-    let builder = thread::Builder::new().name(name.into()).stack_size(STACK);
-    builder.spawn(run).map_err(host("start a thread"))
 }
 
 /// A blank machine, on the KVM that came with the request. None: nothing came.

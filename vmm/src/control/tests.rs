@@ -1,6 +1,8 @@
 use super::*;
 use crate::features::supported_cpuid;
+use crate::report::Ended;
 use crate::tests::Host;
+use district_protocol::boot::ARGUMENTS_MAX;
 
 #[test]
 fn messages_survive_the_socket() {
