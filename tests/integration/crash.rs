@@ -4,8 +4,10 @@ use district::api::info::State;
 use rustix::process::Signal;
 
 use crate::boot::suite;
+use crate::dice::Dice;
 use crate::hostile::NEIGHBOURS;
-use crate::support::{Dice, Host, count_of, count_of_all, is_alive, needs_kvm, send, wait};
+use crate::signals::{is_alive, send};
+use crate::support::{Host, count_of, count_of_all, needs_kvm, wait};
 
 /// One that keeps so many calls, with the smallest window, and callers who make so many each.
 fn hoard(keep: u32, callers: u32, calls: u32) -> String {

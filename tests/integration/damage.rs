@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use district::api::event::{Event, EventKind};
 use district::api::info::State;
 
+use crate::dice::Dice;
 use crate::durability::{Read, committed, noted, read};
 use crate::memory::{count_after, counting};
-use crate::support::{Dice, Host, is_slow, needs_kvm, wait};
+use crate::support::{Host, is_slow, needs_kvm, wait};
 
 /// Bytes of the disk that is going to be full.
 const DISK: usize = 16 << 20;

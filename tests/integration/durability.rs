@@ -7,8 +7,10 @@ use district::api::event::{Event, EventKind};
 use district::api::info::{CheckpointInfo, State};
 use rustix::process::Signal;
 
+use crate::dice::{Dice, number};
 use crate::memory::{count_after, counting};
-use crate::support::{Dice, Host, at_most, is_alive, is_slow, needs_kvm, number, wait};
+use crate::signals::is_alive;
+use crate::support::{Host, at_most, is_slow, needs_kvm, wait};
 
 /// A policy under which whatever ends is there again at once.
 pub const ALWAYS: &str = "restart = { policy = 'always', backoff = '1ms', backoff-max = '1ms', intensity = 100000 }";

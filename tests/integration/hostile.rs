@@ -5,7 +5,8 @@ use std::time::Duration;
 use district::api::info::State;
 use rustix::process::Signal;
 
-use crate::support::{Host, at_most, count_of, needs_kvm, send};
+use crate::signals::send;
+use crate::support::{Host, at_most, count_of, needs_kvm};
 
 /// Two districts that call each other all the time, fifty calls a round.
 pub const NEIGHBOURS: &str = "

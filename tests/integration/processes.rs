@@ -7,7 +7,8 @@ use std::fs;
 use rustix::process::Signal;
 
 use crate::restart::{COUNTING, counted_beyond};
-use crate::support::{Host, is_alive, needs_kvm, wait};
+use crate::signals::is_alive;
+use crate::support::{Host, needs_kvm, wait};
 
 /// The processes that the daemon has started and that are of no district.
 fn in_stock(host: &Host) -> BTreeSet<u32> {
@@ -29,7 +30,7 @@ fn one_vmm_process_is_in_stock_and_becomes_the_next_districts() {
     let second = one();
     assert_eq!(in_stock(&host).len(), 1);
     // One that has died meanwhile is not handed out.
-    crate::support::send(second, Signal::KILL);
+    crate::signals::send(second, Signal::KILL);
     wait("its end", || (!is_alive(second)).then_some(()));
     host.start("[districts.b]\nimage = 'idle'");
     let b = host.running("b");

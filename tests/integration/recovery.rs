@@ -4,9 +4,11 @@
 use district::api::info::State;
 use rustix::process::Signal;
 
+use crate::dice::{Dice, number};
 use crate::durability::{ALWAYS, last_committed, noted, read};
 use crate::memory::count_after;
-use crate::support::{Dice, Host, is_slow, needs_kvm, number, send, wait};
+use crate::signals::send;
+use crate::support::{Host, is_slow, needs_kvm, wait};
 
 /// Crashes where `DISTRICT_TORTURE_ROUNDS` does not say how many.
 const ROUNDS: u64 = 10;

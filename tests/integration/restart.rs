@@ -6,7 +6,8 @@ use district::api::event::{Event, EventKind};
 use district::api::info::State;
 use rustix::process::Signal;
 
-use crate::support::{Host, at_most, handles_term, image, is_alive, needs_kvm, send, text, wait};
+use crate::signals::{handles_term, is_alive, send};
+use crate::support::{Host, at_most, image, needs_kvm, text, wait};
 
 /// A counter and its client, who calls every few milliseconds and logs what it is told.
 pub const COUNTING: &str = "

@@ -7,7 +7,8 @@ use district::api::event::EventKind;
 use district::api::info::State;
 use rustix::process::Signal;
 
-use crate::support::{Host, at_most, is_alive, needs_kvm, send};
+use crate::signals::{is_alive, send};
+use crate::support::{Host, at_most, needs_kvm};
 
 /// How far the clock of a district that was just restored may be from the host's, in nanoseconds.
 const CLOCK_ERROR: u64 = 50_000_000;

@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::PathBuf;
 
-use district::api::info::{CheckpointInfo, State};
+use district::api::info::CheckpointInfo;
 use district::api::name::Name;
 use district::api::snapshot::SnapshotInfo;
 use district::api::spec::{Grant, Published, Spec, Target};
 
 use crate::memory::{count_after, counting};
-use crate::support::{Host, image, needs_kvm, text, wait};
+use crate::support::{Host, image, needs_kvm, wait};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -26,20 +26,20 @@ fn now(host: &Host) -> u64 {
 }
 
 /// Where a counter was when it noticed that it lives again, beyond the first `skip` lines of its log.
-fn restored_at(host: &Host, district: &str, skip: usize) -> u64 {
+pub fn restored_at(host: &Host, district: &str, skip: usize) -> u64 {
     let line = host.line_after(district, skip, ", publishing counter again");
     line.strip_prefix("at ").and_then(|rest| rest.split(',').next()).unwrap().parse().unwrap()
 }
 
 /// A host on which a counter counts, and takes checkpoints when somebody asks for them.
-fn counting_host() -> Host {
+pub fn counting_host() -> Host {
     let host = Host::with(&counting("'on-demand'"));
     beyond(&host, 20);
     host
 }
 
 /// Makes a snapshot of the running counter. Between which counts it was taken.
-fn snapshot(host: &Host, tag: &str) -> std::ops::RangeInclusive<u64> {
+pub fn snapshot(host: &Host, tag: &str) -> std::ops::RangeInclusive<u64> {
     let before = now(host);
     host.ok(&["snapshot", "counter", "--tag", tag]);
     before..=now(host)
@@ -55,7 +55,7 @@ fn checkpoints(host: &Host, district: &str) -> Vec<CheckpointInfo> {
 
 /// That the command fails and what is said begins so.
 #[track_caller]
-fn refused(host: &Host, arguments: &[&str], beginning: &str) {
+pub fn refused(host: &Host, arguments: &[&str], beginning: &str) {
     let ran = host.run(arguments);
     assert_eq!(ran.code(), Some(1), "{arguments:?}: {ran:?}");
     assert!(
@@ -68,7 +68,7 @@ fn refused(host: &Host, arguments: &[&str], beginning: &str) {
 }
 
 /// The directories of districts, as the daemon has them.
-fn directories(host: &Host) -> Vec<PathBuf> {
+pub fn directories(host: &Host) -> Vec<PathBuf> {
     let mut all: Vec<_> = fs::read_dir(host.path().join("districts")).unwrap().map(|it| it.unwrap().path()).collect();
     all.sort();
     all
@@ -86,7 +86,7 @@ fn client_of(counter: &str) -> Spec {
 }
 
 /// What the first answer of another counter to a new client was.
-fn first_count(host: &Host, counter: &str) -> u64 {
+pub fn first_count(host: &Host, counter: &str) -> u64 {
     let spec = client_of(counter);
     let client = spec.name.clone();
     host.client().unwrap().start(vec![spec]).unwrap();
@@ -365,76 +365,6 @@ fn a_clone_survives_the_daemon_and_so_do_snapshots() {
     let seen = host.lines("counter").len();
     host.ok(&["restart", "counter", "--from", "then"]);
     assert!(then.contains(&restored_at(&host, "counter", seen)));
-}
-
-#[test]
-fn an_export_becomes_a_district_elsewhere() {
-    needs_kvm!();
-    let here = counting_host();
-    let then = snapshot(&here, "then");
-    let file = here.path().join("counter.district");
-    let said = here.ok(&["export", "counter", "then", text(&file)]);
-    assert!(said.starts_with("counter  snapshot then of generation "), "{said}");
-    let size = file.metadata().unwrap().len();
-    assert!(size > 4096 && size < 4 << 20, "{size}");
-    refused(&here, &["export", "counter", "then", text(&file)], &format!("{} cannot be made: ", file.display()));
-    refused(&here, &["export", "counter", "then", "/nowhere/x"], "/nowhere/x cannot be made: No such file");
-
-    let there = Host::with_daemon();
-    let said = there.ok(&["import", text(&file), "immigrant"]);
-    assert_eq!(said, "immigrant  stopped (epoch 1)\n");
-    refused(&there, &["import", text(&file), "immigrant"], "there is a district `immigrant` already\n");
-    there.ok(&["start", "immigrant"]);
-    let restored = restored_at(&there, "immigrant", 0);
-    assert!(then.contains(&restored), "{restored} is not in {then:?}");
-    assert_eq!(first_count(&there, "immigrant"), restored + 1);
-    let info = there.info("immigrant");
-    assert_eq!((info.epoch, info.restarts), (2, 0));
-    // What was taken in can be kept and passed on like any other.
-    there.ok(&["snapshot", "immigrant", "--tag", "again"]);
-    there.ok(&["export", "immigrant", "again", text(&there.path().join("again.district"))]);
-    there.ok(&["import", text(&there.path().join("again.district")), "second"]);
-    assert_eq!(there.info("second").state, State::Stopped);
-}
-
-#[test]
-fn what_is_no_export_is_refused_and_leaves_nothing() {
-    needs_kvm!();
-    let host = counting_host();
-    snapshot(&host, "then");
-    let file = host.path().join("good");
-    host.ok(&["export", "counter", "then", text(&file)]);
-    let good = fs::read(&file).unwrap();
-    let before = (directories(&host), host.list().len());
-    let import = |contents: &[u8], what: &str| {
-        let bad = host.file("bad", contents);
-        let ran = host.run(&["import", text(&bad), "never"]);
-        assert_eq!(ran.code(), Some(1), "{what}: {ran:?}");
-        assert!(ran.err.starts_with(&format!("error: {}: ", bad.display())), "{what}: {}", ran.err);
-        assert!(ran.err.contains("\n  remedy: "), "{what}: {}", ran.err);
-        assert_eq!((directories(&host), host.list().len()), before, "{what} has left something");
-    };
-    import(b"", "nothing");
-    import(&[0; 8192], "zeros");
-    import(b"garbage".repeat(2000).as_slice(), "garbage");
-    import(&fs::read(image("hello")).unwrap(), "a program");
-    for length in [1, 4095, 4096, 4097, 8192, good.len() / 2, good.len() - 4096, good.len() - 1] {
-        import(&good[..length], &format!("cut off after {length} bytes"));
-    }
-    import(&[&good[..], &[0]].concat(), "one byte too many");
-    for step in 0..24 {
-        let at = (good.len() - 1) * step / 23;
-        let mut flipped = good.clone();
-        flipped[at] ^= 0x10;
-        import(&flipped, &format!("a flipped bit at {at}"));
-    }
-    let nowhere = host.run(&["import", "/nowhere/x", "never"]);
-    assert!(nowhere.err.starts_with("error: /nowhere/x cannot be opened: No such file"), "{nowhere:?}");
-    let folder = host.run(&["import", text(host.path()), "never"]);
-    assert!(folder.err.contains(" cannot be opened: "), "{folder:?}");
-    assert_eq!((directories(&host), host.list().len()), before);
-    // It is the file that was wrong.
-    host.ok(&["import", text(&file), "never"]);
 }
 
 #[test]

@@ -16,8 +16,10 @@ use district::api::info::{CheckpointInfo, DistrictInfo, KeyInfo, State};
 use district::api::name::Name;
 use district_vmm::control::DaemonEnd;
 use rustix::net::sockopt::socket_peercred;
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use tempfile::TempDir;
+
+use crate::signals::send;
 
 /// How often it is looked whether something is so.
 const POLL: Duration = Duration::from_millis(5);
@@ -472,26 +474,6 @@ fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
-/// Sends a signal to a process that may be gone.
-pub fn send(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
-    let _ = kill_process(pid, signal);
-}
-
-/// Whether any thread of this process has not ended. A process that is dying has its files for as long.
-pub fn is_alive(pid: u32) -> bool {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let stats = threads.map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
-    stats.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next()).any(|state| !matches!(state, 'Z' | 'X'))
-}
-
-/// Whether this process has set up what it does about SIGTERM (proc(5), `SigCgt`: a mask, lowest bit for signal 1).
-pub fn handles_term(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let caught = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
-    caught.is_some_and(|caught| caught >> (Signal::TERM.as_raw() - 1) & 1 == 1)
-}
-
 /// A path as a string; those of tests can be.
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -506,32 +488,4 @@ pub fn count_of(line: &str, outcome: &str) -> u32 {
 /// How many calls ended at all.
 pub fn count_of_all(line: &str) -> u32 {
     line.split_whitespace().filter_map(|word| word.rsplit_once('=')?.1.parse::<u32>().ok()).sum()
-}
-
-/// What a variable of the environment says, a number.
-pub fn number(variable: &str) -> Option<u64> {
-    let value = std::env::var(variable).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{variable}={value} is no number")))
-}
-
-/// A generator that is good enough to choose by: `splitmix64`.
-pub struct Dice(u64);
-
-impl Dice {
-    /// Dice that fall as `DISTRICT_SEED` says, or as they like; then they say how.
-    pub fn new() -> Dice {
-        let any =
-            || u64::from(std::process::id()) << 32 | u64::from(std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos());
-        let seed = number("DISTRICT_SEED").unwrap_or_else(any);
-        println!("DISTRICT_SEED={seed}");
-        Dice(seed)
-    }
-
-    pub fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ z >> 31) % sides as u64).unwrap()
-    }
 }

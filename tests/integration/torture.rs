@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use district::api::info::State;
 
+use crate::dice::{Dice, number};
 use crate::hostile::{CROOKED, Neighbours, WAYS, flaky};
-use crate::support::{Dice, needs_kvm, number};
+use crate::support::needs_kvm;
 
 /// How long it goes on if `DISTRICT_TORTURE_SECONDS` does not say, and then not before there were so many rounds.
 const SECONDS: u64 = 3;

@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn whatever_changes_is_noticed() {
-        let spoil: [(&str, fn(&mut Tally)); 7] = [
+        type Spoil = fn(&mut Tally);
+        let spoil: [(&str, Spoil); 7] = [
             ("sums differ", |tally| tally.sum ^= 1),
             ("not that of all steps", |tally| tally.steps += 1),
             ("floating point", |tally| tally.lanes[2] += 1.0),
