@@ -11,6 +11,10 @@ use crate::district::DistrictIx;
 use crate::effect::{Data, DistrictId, Effect};
 use crate::key::KeyId;
 
+/// What asking for a checkpoint costs of the frames per second, whoever the holder asks it of: with the usual limit, some
+/// two hundred a second.
+const CHECKPOINT_FRAMES: u64 = 5_000;
+
 /// Names one checkpoint while it is under way, from [`Core::checkpoint_begins`] to [`Core::checkpointed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointTicket {
@@ -111,6 +115,9 @@ impl Core {
 
     /// Lets a call wait for a checkpoint of `of`. There is room for it.
     pub(crate) fn await_checkpoint(&mut self, d: DistrictIx, of: DistrictIx, via: KeyId, request: &Request) {
+        // It goes to a disk that others write to, too.
+        let now = self.now;
+        self.districts[d].bucket.charge(now, CHECKPOINT_FRAMES);
         self.checkpoint_calls += 1;
         let number = self.checkpoint_calls;
         let call = self.open_call(d, request, 0);

@@ -48,6 +48,29 @@ fn a_call_is_answered_by_the_first_checkpoint_that_began_after_it() {
     assert_eq!(world.view(A).usage.calls, 0);
 }
 
+/// Each goes to the disk; whoever wants many pays for them, and nobody else does.
+#[test]
+fn c47_checkpoints_count_for_many_frames() {
+    let mut world = world();
+    let key = key(&mut world);
+    let mut asked = 0;
+    let refused = loop {
+        let token = world.submit(A, call(key, CHECKPOINT), b"");
+        if !world.pending(token) {
+            break world.done(token).status();
+        }
+        let ticket = world.checkpoint_begins(A);
+        world.checkpointed(ticket, Ok(asked + 1));
+        asked += 1;
+    };
+    assert_eq!(refused, Status::Quota(Quota::Frames));
+    assert!((150..=250).contains(&asked), "{asked}");
+    world.ok(B, RequestHeader::new(RequestKind::Identify, Handle::BOOTSTRAP));
+    world.pass(1_000_000_000);
+    let token = world.submit(A, call(key, CHECKPOINT), b"");
+    assert!(world.pending(token));
+}
+
 #[test]
 fn c49_a_checkpoint_that_fails_is_reported_and_the_next_one_works() {
     let mut world = world();
