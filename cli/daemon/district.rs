@@ -74,6 +74,8 @@ pub struct Life {
     pub session_began: u64,
     /// The checkpoint that it began from; 0: none.
     pub generation: u64,
+    /// Whether the log that it began from is to go to the image soon.
+    pub log_is_long: bool,
     /// Seal of the image that it began from, which its vmm process has compared with its table when it runs.
     pub seal: Option<Seal>,
     pub requests: Requests,

@@ -129,7 +129,7 @@ impl EventLoop {
         let log = origin.log.as_ref().map(|log| log.segment.as_fd());
         life.control.start(start, &StartFiles { window: window.memfd(), log, memory: &memory })?;
         life.window = Some(window);
-        (life.generation, life.seal) = (origin.generation, origin.seal);
+        (life.generation, life.log_is_long, life.seal) = (origin.generation, origin.log_is_long, origin.seal);
         // The machine is built while the epoch and the log go to disk, and runs after that.
         let commit = || beginning.commit();
         let reserved = match &origin.log {
@@ -174,6 +174,7 @@ impl EventLoop {
             sessions: 0,
             session_began: self.now,
             generation: 0,
+            log_is_long: false,
             seal: None,
             requests: Requests::default(),
             taken: 0,
@@ -248,6 +249,9 @@ impl EventLoop {
                     self.note_verified(slot, seal);
                 }
                 self.running(slot, "started");
+                if self.slots[slot].life.as_ref().is_some_and(|life| life.log_is_long) {
+                    self.migrate(slot);
+                }
                 if self.slots[slot].record.pinned.is_some() {
                     // From now on that is its newest checkpoint. If there is none, that was said.
                     self.take_checkpoint(slot, Box::new(|_, _, _| ()));

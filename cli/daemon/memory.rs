@@ -23,6 +23,10 @@ use super::life_file;
 use crate::api::snapshot::Beginning;
 use crate::api::spec;
 
+/// A log of more bytes goes to the image as soon as a life has begun from it, and not after its first checkpoint.
+const LOG_LONG: u64 = 1 << 20;
+/// The same for one of more segments.
+const SEGMENTS_MANY: usize = 4;
 /// Checkpoints of which times and sizes are remembered.
 const REMEMBERED: usize = 1000;
 
@@ -112,6 +116,8 @@ pub struct Origin {
     files: Vec<File>,
     /// For its own checkpoints.
     pub log: Option<Log>,
+    /// Whether so much is in the log that each restore takes longer for it.
+    pub log_is_long: bool,
     /// Whether no life of this district has been there before.
     pub is_copy: bool,
     /// Of the image, if it is verified by the life's beginning.
@@ -122,7 +128,16 @@ impl Origin {
     /// Of a district that has no checkpoints.
     pub fn fresh() -> Origin {
         let files = Vec::new();
-        Origin { beginning: From::Program, generation: 0, time: 0, files, log: None, is_copy: false, seal: None }
+        Origin {
+            beginning: From::Program,
+            generation: 0,
+            time: 0,
+            files,
+            log: None,
+            log_is_long: false,
+            is_copy: false,
+            seal: None,
+        }
     }
 
     /// The checkpoint's files.
@@ -189,6 +204,7 @@ impl Memory {
             let copied =
                 |image: district_checkpoint::ImageInfo| image.lineage != id.0 && image.stamp.generation == generation;
             origin.is_copy = lineage.image().is_some_and(copied);
+            origin.log_is_long = lineage.size_of_log() > LOG_LONG || files.segments.len() > SEGMENTS_MANY;
             self.open(&mut origin, files, verified)?;
         }
         let next_generation = lineage.next_generation().context("its checkpoints have used up all numbers")?;

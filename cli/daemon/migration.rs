@@ -119,7 +119,7 @@ impl EventLoop {
             return;
         }
         if district.state == State::Stopping {
-            // The next life would have to wait for it, and begins it anyway.
+            // The next life would have to wait for it, and does it if there is much to do.
             return;
         }
         let (state, id, files) = (self.host.directory.path().to_owned(), district.id, district.memory.files.clone());

@@ -103,3 +103,30 @@ fn what_was_answered_before_a_restart_is_not_forgotten() {
     let forgotten = counts.windows(2).find(|pair| pair[0] >= pair[1]);
     assert_eq!(forgotten, None);
 }
+
+/// A district that is only ever stopped and started takes its one checkpoint when it is stopped. What is in the log then is
+/// read by each start, until it is in the image.
+#[test]
+fn a_long_log_goes_to_the_image_though_the_district_is_only_stopped_and_started() {
+    needs_kvm!();
+    let host = Host::with(
+        "[districts.pages]
+         image = 'pages'
+         arguments = ['1024', '0']
+         checkpoints = 'on-demand'
+         grants = { log = 'host/log' }",
+    );
+    host.line("pages", "filled");
+    let memory = host.path().join("districts").join(host.info("pages").id).join("memory");
+    let in_log = || {
+        let files = std::fs::read_dir(&memory).unwrap().map(|file| file.unwrap());
+        let logs = files.filter(|file| file.file_name().to_string_lossy().starts_with("log."));
+        logs.map(|file| file.metadata().map_or(0, |metadata| metadata.len())).sum::<u64>()
+    };
+    for _ in 0..3 {
+        host.ok(&["stop", "pages"]);
+        host.ok(&["start", "pages"]);
+        host.running("pages");
+    }
+    wait("the log is in the image", || (memory.join("home").exists() && in_log() < 1 << 20).then_some(()));
+}

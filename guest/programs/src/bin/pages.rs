@@ -33,7 +33,7 @@ fn main() {
     let write = memory.len().min(write as usize);
     let period = Duration::from_millis(period.into());
     let mut epoch = boot::epoch();
-    let (mut count, mut due) = (0, time::deadline(period));
+    let (mut count, mut due) = (0u64, time::deadline(period));
     loop {
         if boot::epoch() != epoch {
             let now = time::now();
