@@ -32,7 +32,9 @@ mod transfer;
 pub use error::{Damage, Error, WriteError};
 pub use image::builder::Identity;
 pub use image::{Image, ImageInfo, Phase, Progress};
-pub use lineage::{BASE, Depth, GenerationInfo, HOME, Lineage, RestoreFiles, SegmentInfo, create_segment};
+pub use lineage::{
+    BASE, Depth, GenerationInfo, HOME, Lineage, RestoreFiles, SegmentInfo, begin_segment, create_segment,
+};
 pub use migrate::{Migration, write_image};
 pub use page::{Content, Run, is_zero, runs};
 pub use restore::{Apply, Restore};

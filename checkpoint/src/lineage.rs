@@ -271,10 +271,7 @@ impl<D: Directory> Lineage<D> {
             return Ok(file);
         }
         let header = self.next_header(salt)?;
-        let name = segment_name(header.number);
-        let file = self.directory.create_new(&name).map_err(Error::storage("cannot create a log segment"))?;
-        SegmentWriter::write_header(&file, &header)?;
-        Ok(file)
+        begin_segment(&self.directory, &header)
     }
 
     /// Makes durable what is in the log, as it was when the lineage was opened. Segments that hold nothing are left out.
@@ -334,13 +331,23 @@ impl<D: Directory> Lineage<D> {
 /// Begins a segment with that header in a directory: both are durable when this returns. For a caller who knows the next
 /// number and the newest generation without opening the lineage.
 pub fn create_segment<D: Directory>(directory: &D, header: &SegmentHeader) -> Result<D::File, Error> {
+    let file = begin_segment(directory, header)?;
+    if let Err(error) = file.sync_data() {
+        // On a full disk this is tried again and again.
+        let _ = directory.remove(&segment_name(header.number));
+        return Err(Error::storage("cannot sync a log segment")(error));
+    }
+    directory.sync().map_err(Error::storage("cannot sync the directory of a lineage"))?;
+    Ok(file)
+}
+
+/// The same, but nothing is durable before the file and the directory are synced.
+pub fn begin_segment<D: Directory>(directory: &D, header: &SegmentHeader) -> Result<D::File, Error> {
     let name = segment_name(header.number);
     let file = directory.create_new(&name).map_err(Error::storage("cannot create a log segment"))?;
-    if let Err(error) = SegmentWriter::create(&file, header) {
-        // On a full disk this is tried again and again.
+    if let Err(error) = SegmentWriter::write_header(&file, header) {
         let _ = directory.remove(&name);
         return Err(error);
     }
-    directory.sync().map_err(Error::storage("cannot sync the directory of a lineage"))?;
     Ok(file)
 }

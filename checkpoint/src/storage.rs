@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags};
@@ -19,6 +19,8 @@ pub trait Storage {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// The length in bytes.
     fn size(&self) -> io::Result<u64>;
+    /// Has the disk begin with what was written there, and waits for nothing. A hint: nothing follows from it.
+    fn begin_write_out(&self, _offset: u64, _len: u64) {}
     /// Returns when everything written so far, and the length, is durable. What a failed sync leaves behind is unknown.
     fn sync_data(&self) -> io::Result<()>;
 }
@@ -66,6 +68,9 @@ impl<T: Storage + ?Sized> Storage for &T {
     fn size(&self) -> io::Result<u64> {
         (**self).size()
     }
+    fn begin_write_out(&self, offset: u64, len: u64) {
+        (**self).begin_write_out(offset, len);
+    }
     fn sync_data(&self) -> io::Result<()> {
         (**self).sync_data()
     }
@@ -98,7 +103,7 @@ const SLICES_MAX: usize = 1024;
 /// Zeros written at a time where the file system cannot punch holes.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// System calls: `pread64`, `pwritev`, `fallocate`, `ftruncate`, `fstat`, `fdatasync`.
+/// System calls: `pread64`, `pwritev`, `fallocate`, `ftruncate`, `fstat`, `sync_file_range`, `fdatasync`.
 impl Storage for File {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.read_exact_at(buffer, offset)
@@ -137,6 +142,13 @@ impl Storage for File {
     fn size(&self) -> io::Result<u64> {
         let size = rustix::fs::fstat(self)?.st_size;
         u64::try_from(size).map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+
+    fn begin_write_out(&self, offset: u64, len: u64) {
+        let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else { return };
+        // An error of the disk's is not lost by this: `fdatasync` reports it.
+        // SAFETY: the call takes a descriptor, which is open, and numbers.
+        unsafe { libc::sync_file_range(self.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) };
     }
 
     fn sync_data(&self) -> io::Result<()> {

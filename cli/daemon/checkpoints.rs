@@ -5,9 +5,8 @@ use district_checkpoint::Depth;
 use district_vmm::control::Checkpointed;
 
 use super::event_loop::EventLoop;
-use super::jobs::{self, Then};
+use super::jobs;
 use super::memory;
-use super::requests::refusal;
 use crate::api::command::Reply;
 use crate::api::event::{Event, EventKind, now_ms};
 use crate::api::info::CheckpointInfo;
@@ -255,32 +254,5 @@ impl EventLoop {
             };
             Ok(lineage.generations().iter().map(info).collect())
         });
-    }
-
-    /// Does `work` in a job and answers with what it returns.
-    pub fn files_job<T: Send + 'static>(
-        &mut self,
-        reply: Reply<T>,
-        work: impl FnOnce(&jobs::Teller) -> anyhow::Result<T> + Send + 'static,
-    ) {
-        // The reply is shared so that it is there, too, if no job can be begun.
-        let reply = std::sync::Arc::new(std::sync::Mutex::new(Some(reply)));
-        let for_job = std::sync::Arc::clone(&reply);
-        let take = |reply: &std::sync::Mutex<Option<Reply<T>>>| {
-            reply.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
-        };
-        let begun = self.jobs.begin(move |teller| {
-            let answer = work(teller).map_err(refusal);
-            if let Some(reply) = take(&for_job) {
-                reply.send(answer);
-            }
-            Box::new(|_: &mut EventLoop| ()) as Then
-        });
-        if let Err(error) = begun
-            && let Some(reply) = take(&reply)
-        {
-            let refusal = Refusal::new(RefusalKind::Busy, format!("it cannot be done now: {error}"));
-            reply.send(Err(refusal.remedy("try again later")));
-        }
     }
 }

@@ -8,7 +8,6 @@ use district_broker::DistrictId;
 use super::checkpoints::no_checkpoint;
 use super::district::District;
 use super::event_loop::EventLoop;
-use super::jobs::Then;
 use super::life_file::LifeFile;
 use super::requests::refusal;
 use super::snapshots::{self, Place};
@@ -118,7 +117,7 @@ impl EventLoop {
         reply: Reply<DistrictInfo>,
     ) {
         let place = self.place(slot);
-        self.new_district(name, true, reply, move |teller, _, id| match from {
+        self.new_district(name, true, reply, move |teller, id| match from {
             Some(tag) => place.copy_to(&tag, id),
             None => {
                 let mut progress = snapshots::report(teller, place.name.clone(), "copy");
@@ -135,7 +134,7 @@ impl EventLoop {
         }
         let state = self.host.directory.path().to_owned();
         let shown = name.clone();
-        self.new_district(name, false, reply, move |teller, _, id| {
+        self.new_district(name, false, reply, move |teller, id| {
             let mut progress = snapshots::report(teller, shown, "import");
             snapshots::take_in(&state, id, &path, &mut progress)
         });
@@ -158,20 +157,17 @@ impl EventLoop {
         name: Name,
         start: bool,
         reply: Reply<DistrictInfo>,
-        make: impl FnOnce(&super::jobs::Teller, &Name, DistrictId) -> Result<Spec> + Send + 'static,
+        make: impl FnOnce(&super::jobs::Teller, DistrictId) -> Result<Spec> + Send + 'static,
     ) {
-        if self.jobs.are_many() {
-            let refusal = Refusal::new(RefusalKind::Busy, "too many files are being written and read already");
-            return reply.send(Err(refusal.remedy("try again when some of that is done")));
-        }
         let mut id = [0; 16];
         if let Err(error) = traffic::random(&mut id) {
             return reply.send(Err(Refusal::new(RefusalKind::Failed, format!("no random bytes: {error}"))));
         }
         let id = DistrictId(id);
-        let begun = self.jobs.begin(move |teller| {
-            let made = make(teller, &name, id);
-            Box::new(move |event_loop: &mut EventLoop| {
+        self.job(
+            reply,
+            move |teller| make(teller, id),
+            move |event_loop, made, reply| {
                 let answer = made.map_err(refusal).and_then(|spec| {
                     event_loop.check_new(&name)?;
                     event_loop.add_copy(name, id, spec, start)
@@ -180,24 +176,22 @@ impl EventLoop {
                     super::life_file::remove(event_loop.host.directory.path(), id);
                 }
                 reply.send(answer);
-            }) as Then
-        });
-        if let Err(error) = begun {
-            // The reply went with the job: whoever waits is told that the daemon does not do it.
-            log::warn!("a district cannot be copied now: {error}");
-        }
+            },
+        );
     }
 
     fn add_copy(&mut self, name: Name, id: DistrictId, spec: Spec, start: bool) -> Result<DistrictInfo, Refusal> {
         let mut spec = Spec { name: name.clone(), ..spec };
         // One that has a memory has checkpoints.
         spec.checkpoints.get_or_insert_default();
-        let record = Record::new(id.0, spec);
+        // What a command hosts ends with it; no later daemon is to start it.
+        let record = Record { wanted: start && !self.host.tied, ..Record::new(id.0, spec) };
         let epoch = LifeFile::open(self.host.directory.path(), id).map_err(refusal)?.epoch();
         self.host.store.put_district(name.as_str(), &record).map_err(refusal)?;
         let slot = self.add_district(District::new(name, record, epoch));
-        if start {
-            self.start_by_request(slot)?;
+        if start && let Err(refusal) = self.start_by_request(slot) {
+            self.not_wanted(slot);
+            return Err(refusal);
         }
         Ok(self.slots[slot].info(self.now))
     }
@@ -226,29 +220,26 @@ impl EventLoop {
         if matches!(from, Beginning::Newest | Beginning::Cold) || place.spec.checkpoints.is_none() {
             return then(self, slot, from, reply);
         }
-        let begun = self.jobs.begin(move |teller| {
-            let checked = match &from {
+        let (id, name, wanted) = (place.id, place.name.clone(), from.clone());
+        self.job(
+            reply,
+            move |teller| match wanted {
                 Beginning::Newest | Beginning::Cold => Ok(()),
-                Beginning::Generation(generation) => place.check_generation(*generation),
+                Beginning::Generation(generation) => place.check_generation(generation),
                 Beginning::Tag(tag) => {
                     let mut progress = snapshots::report(teller, place.name.clone(), "looking at the snapshot");
-                    place.verify(tag, &mut progress)
+                    place.verify(&tag, &mut progress)
                 }
-            };
-            let checked = checked.map_err(refusal);
-            Box::new(move |event_loop: &mut EventLoop| match (checked, event_loop.slot_of(place.id)) {
+            },
+            move |event_loop, checked, reply| match (checked.map_err(refusal), event_loop.slot_of(id)) {
                 (Ok(()), Some(slot)) => then(event_loop, slot, from, reply),
                 (Ok(()), None) => {
-                    let what = format!("district `{}` is gone", place.name);
+                    let what = format!("district `{name}` is gone");
                     reply.send(Err(Refusal::new(RefusalKind::NotFound, what).remedy("see `district ps`")));
                 }
                 (Err(refusal), _) => reply.send(Err(refusal)),
-            }) as Then
-        });
-        if let Err(error) = begun {
-            // The reply went with the job: whoever waits is told that the daemon does not do it.
-            log::warn!("what a district is to begin with cannot be looked at now: {error}");
-        }
+            },
+        );
     }
 
     /// Makes a district's memory that of a snapshot. It has no life.

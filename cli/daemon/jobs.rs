@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::event_loop::EventLoop;
+use super::requests::refusal;
+use crate::api::command::Reply;
+use crate::api::refusal::{Refusal, RefusalKind};
 
 /// Jobs that may be under way at once; they share one disk and few processors.
 const JOBS_MAX: usize = 32;
@@ -108,5 +111,43 @@ impl Jobs {
     pub fn take(&self) -> Vec<Then> {
         let _ = self.event.read();
         self.done.try_iter().collect()
+    }
+}
+
+impl EventLoop {
+    /// Does `work` in a job, then `then` in the event loop with what came of it. If no job can be begun, that is the answer.
+    pub fn job<T: Send + 'static, W: Send + 'static>(
+        &mut self,
+        reply: Reply<T>,
+        work: impl FnOnce(&Teller) -> W + Send + 'static,
+        then: impl FnOnce(&mut EventLoop, W, Reply<T>) + Send + 'static,
+    ) {
+        // Shared, so that it is there, too, if no job can be begun.
+        let reply = Arc::new(Mutex::new(Some(reply)));
+        let take = |reply: &Mutex<Option<Reply<T>>>| reply.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let for_job = Arc::clone(&reply);
+        let begun = self.jobs.begin(move |teller| {
+            let found = work(teller);
+            Box::new(move |event_loop: &mut EventLoop| {
+                if let Some(reply) = take(&for_job) {
+                    then(event_loop, found, reply);
+                }
+            }) as Then
+        });
+        if let Err(error) = begun
+            && let Some(reply) = take(&reply)
+        {
+            let refusal = Refusal::new(RefusalKind::Busy, format!("it cannot be done now: {error}"));
+            reply.send(Err(refusal.remedy("try again later")));
+        }
+    }
+
+    /// Answers with what `work` finds, in a job.
+    pub fn files_job<T: Send + 'static>(
+        &mut self,
+        reply: Reply<T>,
+        work: impl FnOnce(&Teller) -> anyhow::Result<T> + Send + 'static,
+    ) {
+        self.job(reply, work, |_, found, reply| reply.send(found.map_err(refusal)));
     }
 }

@@ -132,6 +132,18 @@ pub fn directory(state: &Path, id: DistrictId) -> PathBuf {
     state.join("districts").join(id.to_string())
 }
 
+/// Makes the file of a district that is a copy and not in the catalogue yet: its lives follow those of the one that its
+/// memory is a copy of, up to this epoch and handle serial. The program in it knows that epoch, and handles, and is to
+/// take no later ones for the same. The district's directory is there; all names in it are durable when this returns.
+pub fn follow(state: &Path, id: DistrictId, epoch: u64, next_serial: u64) -> Result<()> {
+    let path = directory(state, id).join("lives");
+    let life = Life { sequence: 1, epoch, next_serial: next_serial.max(1), ..Life::NONE };
+    // Under its name at once, unlike the first of a district that is known: as long as nobody knows of this one, half a
+    // file does no harm, and this is one commit of the file system less.
+    let made = write_new(&path, &life.encode(id)).and_then(|_| sync_names(&path));
+    made.with_context(|| format!("{}: cannot be made", path.display()))
+}
+
 /// The file of one district, open.
 pub struct LifeFile {
     id: DistrictId,
@@ -187,15 +199,6 @@ impl LifeFile {
     /// The first handle serial that no life has had reserved.
     pub fn next_serial(&self) -> u64 {
         self.newest.next_serial
-    }
-
-    /// Makes the lives of a district that has had none follow those of the one that its memory is a copy of, up to this
-    /// epoch and handle serial, durably: the program in it knows that epoch, and handles, and is to take no later ones
-    /// for the same.
-    pub fn follow(mut self, epoch: u64, next_serial: u64) -> Result<()> {
-        let sequence = self.newest.sequence + 1;
-        self.write(Life { sequence, epoch, next_serial: next_serial.max(1), ..Life::NONE })?;
-        self.sync()
     }
 
     /// Begins a new life in `process`: the next epoch and a block of handle serials.
@@ -256,18 +259,31 @@ fn newest(file: &File, path: &Path, id: DistrictId) -> Result<Life> {
 
 /// Makes the file, without a life in it. It has its name once it is durable.
 fn create(path: &Path) -> io::Result<File> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let parent = directory.parent().unwrap_or(Path::new("/"));
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(parent(path))?;
     let new = path.with_extension("new");
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all_at(&[0; 2 * BLOCK], 0)?;
-    file.sync_all()?;
+    let file = write_new(&new, &[0; BLOCK])?;
     std::fs::rename(&new, path)?;
-    for made in [directory, parent, parent.parent().unwrap_or(Path::new("/"))] {
-        File::open(made)?.sync_all()?;
-    }
+    sync_names(path)?;
     Ok(file)
+}
+
+/// Writes a file whose second block is this, durably.
+fn write_new(path: &Path, second: &[u8; BLOCK]) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all_at(&[[0; BLOCK], *second].concat(), 0)?;
+    file.sync_all()?;
+    Ok(file)
+}
+
+/// Makes the names on the way to a district's file durable, from the state directory on.
+fn sync_names(path: &Path) -> io::Result<()> {
+    let district = parent(path);
+    let all = parent(district);
+    [district, all, parent(all)].into_iter().try_for_each(|directory| File::open(directory)?.sync_all())
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
 }
 
 #[cfg(test)]
@@ -307,15 +323,15 @@ mod tests {
     #[test]
     fn lives_of_a_copy_follow_those_of_the_original() {
         let state = tempfile::tempdir().unwrap();
-        LifeFile::open(state.path(), ID).unwrap().follow(5, 77).unwrap();
+        follow(state.path(), ID, 5, 77).unwrap();
         let file = LifeFile::open(state.path(), ID).unwrap();
         assert_eq!((file.epoch(), file.next_serial(), file.process()), (5, 77, None));
         let first = begin(state.path());
         assert_eq!((first.epoch, first.serials.start), (6, 77));
         // What a file from elsewhere says may be anything.
-        LifeFile::open(state.path(), ID).unwrap().follow(u64::MAX, 1).unwrap();
+        follow(state.path(), ID, u64::MAX, 1).unwrap();
         assert!(LifeFile::open(state.path(), ID).unwrap().begin_life(PROCESS).is_err());
-        LifeFile::open(state.path(), ID).unwrap().follow(1, u64::MAX).unwrap();
+        follow(state.path(), ID, 1, u64::MAX).unwrap();
         assert!(LifeFile::open(state.path(), ID).unwrap().begin_life(PROCESS).is_err());
     }
 

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use district_broker::DistrictId;
 use district_checkpoint::{
-    BASE, Depth, Folder, Identity, Image, ImportLimits, Lineage, Progress, Restore, SegmentHeader, create_segment,
-    export, import, write_image,
+    BASE, Depth, Folder, Identity, Image, ImageInfo, ImportLimits, Lineage, Progress, Restore, SegmentHeader,
+    begin_segment, create_segment, export, import, write_image,
 };
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
@@ -176,11 +176,16 @@ impl Place {
         let (image, _) = self.open(tag)?;
         let about: About =
             serde_json::from_slice(&image.description()?).context("the snapshot does not say what it is of")?;
+        // All is made first and made durable then: the first flush takes most of it with it.
         let target = directory(&self.state, to);
-        folder(&target)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&target)?;
         fs::hard_link(self.snapshot(tag), target.join(BASE))?;
+        let ImageInfo { memory_size, stamp, .. } = image.info();
+        // Where the first life is going to write its checkpoints.
+        let log = begin_segment(&folder(&target)?, &first_segment(to, memory_size, stamp.generation)?)?;
+        life_file::follow(&self.state, to, stamp.epoch, about.next_serial)?;
+        log.sync_all()?;
         File::open(&target)?.sync_all()?;
-        LifeFile::open(&self.state, to)?.follow(image.info().stamp.epoch, about.next_serial)?;
         Ok(about.spec)
     }
 
@@ -193,7 +198,7 @@ impl Place {
         let description = serde_json::to_vec(&about)?;
         let identity = Identity { lineage: self.id.0, description: &description };
         write_image(&folder(&directory(&self.state, to))?, BASE, &restore, &identity, progress)?;
-        LifeFile::open(&self.state, to)?.follow(restore.stamp().epoch, about.next_serial)?;
+        life_file::follow(&self.state, to, restore.stamp().epoch, about.next_serial)?;
         Ok(about.spec)
     }
 
@@ -210,9 +215,7 @@ impl Place {
         remove_all(&new)?;
         DirBuilder::new().mode(0o700).create(&new)?;
         fs::hard_link(self.snapshot(tag), new.join(BASE))?;
-        let header =
-            SegmentHeader { memory_size: self.spec.memory, lineage: self.id.0, number: 1, salt: salt()?, floor };
-        create_segment(&folder(&new)?, &header)?;
+        create_segment(&folder(&new)?, &first_segment(self.id, wants, floor)?)?;
         renameat_with(CWD, &new, CWD, &now, RenameFlags::EXCHANGE)?;
         File::open(now.parent().unwrap_or(Path::new("/")))?.sync_all()?;
         if let Err(error) = remove_all(&new) {
@@ -273,7 +276,7 @@ pub fn take_in(state: &Path, id: DistrictId, path: &Path, progress: &mut Progres
         let what = format!("{shown}: its memory is not as large as it says");
         return Err(Refusal::new(RefusalKind::Invalid, what).into());
     }
-    LifeFile::open(state, id)?.follow(info.stamp.epoch, next_serial)?;
+    life_file::follow(state, id, info.stamp.epoch, next_serial)?;
     Ok(spec)
 }
 
@@ -315,6 +318,11 @@ pub fn remove_unfinished(state: &Path) {
             }
         }
     }
+}
+
+/// Header of the first segment of a lineage whose image has this generation or an earlier one.
+fn first_segment(id: DistrictId, memory_size: u64, floor: u64) -> Result<SegmentHeader> {
+    Ok(SegmentHeader { memory_size, lineage: id.0, number: 1, salt: salt()?, floor })
 }
 
 fn salt() -> Result<u64> {

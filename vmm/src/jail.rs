@@ -68,9 +68,10 @@ const CONTROL: [c_long; 7] = [
 const VCPU: [c_long; 2] = [libc::SYS_rt_sigprocmask, libc::SYS_sigaltstack];
 
 /// Allowed to the checkpoint thread beyond [`ALL`]: the log, which it has open, and signalling the vCPU thread.
-const CHECKPOINT: [c_long; 10] = [
+const CHECKPOINT: [c_long; 11] = [
     libc::SYS_pread64,
     libc::SYS_pwritev,
+    libc::SYS_sync_file_range,
     libc::SYS_fdatasync,
     libc::SYS_ftruncate,
     libc::SYS_fstat,

@@ -10,6 +10,9 @@ use crate::format::{BLOCK_SIZE, PAGE_SIZE, STATE_MAX};
 use crate::page::Run;
 use crate::storage::Storage;
 
+/// In a checkpoint of more bytes the disk does not wait for the last one: this much is given to it at a time.
+const WRITE_OUT: u64 = 4 << 20;
+
 /// What a checkpoint is committed with, besides its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommitInfo {
@@ -108,7 +111,7 @@ impl<F: Storage> SegmentWriter<F> {
         }
         self.generation = generation;
         let (position, stamp) = (self.position, Stamp { generation, parent, ..Stamp::default() });
-        Ok(Checkpoint { writer: self, position, stamp, tally: Tally::default() })
+        Ok(Checkpoint { writer: self, position, written_out: position, stamp, tally: Tally::default() })
     }
 
     /// Notes whether that worked: if not, nothing works from now on.
@@ -139,6 +142,8 @@ impl<F: Storage> SegmentWriter<F> {
 pub struct Checkpoint<'w, F> {
     writer: &'w mut SegmentWriter<F>,
     position: u64,
+    /// Up to here the disk has been told to begin.
+    written_out: u64,
     stamp: Stamp,
     tally: Tally,
 }
@@ -231,6 +236,11 @@ impl<F: Storage> Checkpoint<'_, F> {
         let written = self.writer.file.write_at(self.position, slices);
         self.writer.note("cannot write the checkpoint", written)?;
         self.position += slices.iter().map(|slice| slice.len() as u64).sum::<u64>();
+        let behind = self.position - self.written_out;
+        if behind >= WRITE_OUT {
+            self.writer.file.begin_write_out(self.written_out, behind);
+            self.written_out = self.position;
+        }
         Ok(())
     }
 }
