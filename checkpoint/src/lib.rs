@@ -33,7 +33,7 @@ pub use error::{Damage, Error, WriteError};
 pub use image::builder::Identity;
 pub use image::{Image, ImageInfo, Phase, Progress};
 pub use lineage::{
-    BASE, Depth, GenerationInfo, HOME, Lineage, RestoreFiles, SegmentInfo, begin_segment, create_segment,
+    BASE, Depth, GenerationInfo, HOME, Lineage, RestoreFiles, SegmentInfo, begin_segment, create_segment, log_size,
 };
 pub use migrate::{Migration, write_image};
 pub use page::{Content, Run, is_zero, runs};

@@ -328,6 +328,18 @@ impl<D: Directory> Lineage<D> {
     }
 }
 
+/// Bytes and number of the segments in a directory, whatever is in them: what reading the log is going to take.
+pub fn log_size<D: Directory>(directory: &D) -> Result<(u64, usize), Error> {
+    let names = directory.names().map_err(Error::storage("cannot list the directory of a lineage"))?;
+    let (mut bytes, mut count) = (0_u64, 0);
+    for name in names.iter().filter(|name| segment_number(name).is_some()) {
+        let file = directory.open(name, Access::Read).map_err(Error::storage("cannot open a log segment"))?;
+        let size = file.size().map_err(Error::storage("cannot tell the length of a log segment"))?;
+        (bytes, count) = (bytes.saturating_add(size), count + 1);
+    }
+    Ok((bytes, count))
+}
+
 /// Begins a segment with that header in a directory: both are durable when this returns. For a caller who knows the next
 /// number and the newest generation without opening the lineage.
 pub fn create_segment<D: Directory>(directory: &D, header: &SegmentHeader) -> Result<D::File, Error> {

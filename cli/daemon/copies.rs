@@ -21,7 +21,8 @@ use crate::api::snapshot::{Beginning, CloneRequest, ImportRequest, SnapshotInfo,
 use crate::api::spec::Spec;
 
 impl EventLoop {
-    fn place(&self, slot: usize) -> Place {
+    /// Where its files are.
+    pub fn place(&self, slot: usize) -> Place {
         let district = &self.slots[slot];
         Place {
             state: self.host.directory.path().to_owned(),
@@ -240,10 +241,5 @@ impl EventLoop {
                 (Err(refusal), _) => reply.send(Err(refusal)),
             },
         );
-    }
-
-    /// Makes a district's memory that of a snapshot. It has no life.
-    pub fn go_back(&mut self, slot: usize, tag: &Tag) -> Result<()> {
-        self.place(slot).go_back(tag)
     }
 }

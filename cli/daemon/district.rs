@@ -40,8 +40,15 @@ pub struct District {
     pub next_memory: Wanted,
     /// What somebody wants it to begin with.
     pub beginning: Beginning,
-    /// Why it is to be started as soon as no job is at its files.
-    pub put_off: Option<StartReason>,
+    /// The start that waits until a job is done with its files.
+    pub put_off: Option<PutOff>,
+}
+
+/// A start that waits for a job.
+pub struct PutOff {
+    pub reason: StartReason,
+    /// Who wants to know what becomes of it.
+    pub replies: Vec<Reply<DistrictInfo>>,
 }
 
 /// What somebody wants when a life has ended.

@@ -53,8 +53,10 @@ impl EventLoop {
             // Somebody who asked for a restart gets it at once.
             _ if was_waiting && district.restart_is_asked_for() => {}
             _ if was_waiting => {
-                district.put_off = None;
                 district.state = State::Stopped;
+                let replies = district.put_off.take().map(|put_off| put_off.replies);
+                let info = district.info(self.now);
+                replies.into_iter().flatten().for_each(|reply| reply.send(Ok(info.clone())));
                 self.not_wanted(slot);
                 let district = &self.slots[slot];
                 let event =

@@ -19,16 +19,16 @@ const JOBS_MAX: usize = 32;
 /// What the event loop does when a job is done.
 pub type Then = Box<dyn FnOnce(&mut EventLoop) + Send>;
 
-/// The files of one district's memory: whoever changes or reads many of them holds this.
-pub type FileLock = Arc<Mutex<()>>;
+/// The files of one district's memory: whoever changes or reads many of them holds this. Whoever changes them counts it.
+pub type FileLock = Arc<Mutex<u64>>;
 
 /// Waits until nobody else is at the files.
-pub fn lock(files: &FileLock) -> MutexGuard<'_, ()> {
+pub fn lock(files: &FileLock) -> MutexGuard<'_, u64> {
     files.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The files, if nobody else is at them: for the event loop, which waits for no job.
-pub fn try_lock(files: &FileLock) -> Option<MutexGuard<'_, ()>> {
+pub fn try_lock(files: &FileLock) -> Option<MutexGuard<'_, u64>> {
     match files.try_lock() {
         Ok(lock) => Some(lock),
         Err(TryLockError::Poisoned(lock)) => Some(lock.into_inner()),

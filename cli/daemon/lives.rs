@@ -11,7 +11,7 @@ use district_protocol::status::Reason;
 use district_vmm::control::{self, Beginning, DaemonEnd, FromVmm, StartFiles};
 
 use super::checkpoints::Requests;
-use super::district::{District, Life, Session};
+use super::district::{District, Life, PutOff, Session};
 use super::event_loop::EventLoop;
 use super::image;
 use super::jobs;
@@ -19,6 +19,7 @@ use super::life_file::LifeFile;
 use super::logs::Log;
 use super::memory::Origin;
 use super::process::Process;
+use super::requests::not_started;
 use super::watched::{Due, Ready};
 use crate::api::event::{Event, EventKind};
 use crate::api::info::State;
@@ -35,7 +36,7 @@ const MESSAGES_AHEAD: u64 = 64;
 const MESSAGES_PER_SECOND: u64 = 2000;
 
 /// Wait before it is looked again whether somebody is still at the files that a life begins with: nanoseconds.
-const FILES_WAIT: u64 = 5_000_000;
+pub const FILES_WAIT: u64 = 5_000_000;
 
 /// The supervisor's policy for what a manifest says.
 pub fn policy(restart: &Restart) -> RestartPolicy {
@@ -73,10 +74,13 @@ impl EventLoop {
             supervisor::State::Waiting { until } if until <= self.now && district.life.is_none() => {}
             _ => return,
         }
-        let reason = district.put_off.take().unwrap_or_else(|| {
-            district.restarts += 1;
-            StartReason::Crash
-        });
+        let reason = match &district.put_off {
+            Some(put_off) => put_off.reason,
+            None => {
+                district.restarts += 1;
+                StartReason::Crash
+            }
+        };
         // What went wrong has become an event; there is nobody else to tell.
         let _ = self.start(slot, reason);
     }
@@ -85,15 +89,23 @@ impl EventLoop {
     /// begins with. If it cannot, the district has ended once more, as the supervisor sees it.
     fn start(&mut self, slot: usize, reason: StartReason) -> Result<()> {
         let files = self.slots[slot].memory.files.clone();
-        let Some(_lock) = jobs::try_lock(&files) else {
-            let district = &mut self.slots[slot];
-            (district.state, district.put_off) = (State::Starting, Some(reason));
+        let Some(mut changes) = jobs::try_lock(&files) else {
+            self.put_off(slot, reason);
             self.timers.add(self.now + FILES_WAIT, Due::Restart(slot));
             return Ok(());
         };
-        self.slots[slot].put_off = None;
+        if !self.is_read(slot, *changes) {
+            self.put_off(slot, reason);
+            return Ok(());
+        }
+        *changes += 1;
+        let waiting = self.slots[slot].put_off.take().map(|put_off| put_off.replies);
         self.slots[slot].supervisor.starting();
         let started = self.try_start(slot, reason);
+        for reply in waiting.into_iter().flatten() {
+            let answer = started.as_ref().map(|()| self.slots[slot].info(self.now));
+            reply.send(answer.map_err(|error| not_started(&self.slots[slot].name, error)));
+        }
         if let Err(error) = &started {
             self.kill(slot, format!("it cannot be started: {error:#}"));
             if self.slots[slot].life.is_none() {
@@ -101,6 +113,12 @@ impl EventLoop {
             }
         }
         started
+    }
+
+    fn put_off(&mut self, slot: usize, reason: StartReason) {
+        let district = &mut self.slots[slot];
+        district.state = State::Starting;
+        district.put_off.get_or_insert_with(|| PutOff { reason, replies: Vec::new() }).reason = reason;
     }
 
     fn try_start(&mut self, slot: usize, reason: StartReason) -> Result<()> {

@@ -13,18 +13,19 @@ use anyhow::{Context, Result};
 use district_broker::DistrictId;
 use district_checkpoint::{Depth, Folder, HOME, Lineage, RestoreFiles};
 use district_protocol::boot::StartReason;
-use district_vmm::control::{Beginning as From, Checkpointed, Checkpoints, SEGMENTS_MAX};
+use district_vmm::control::{Beginning as From, Checkpointed, Checkpoints};
 use district_vmm::report::Ended;
 use serde::{Deserialize, Serialize};
 
 use super::event_loop::EventLoop;
 use super::jobs::FileLock;
-use super::life_file;
+use super::reading::{self, Opened};
+use super::{district::District, life_file};
 use crate::api::snapshot::Beginning;
 use crate::api::spec;
 
 /// A log of more bytes goes to the image as soon as a life has begun from it, and not after its first checkpoint.
-const LOG_LONG: u64 = 1 << 20;
+pub const LOG_LONG: u64 = 1 << 20;
 /// The same for one of more segments.
 const SEGMENTS_MANY: usize = 4;
 /// Checkpoints of which times and sizes are remembered.
@@ -35,6 +36,8 @@ const REMEMBERED: usize = 1000;
 pub struct Memory {
     /// Held by whoever works on the files.
     pub files: FileLock,
+    /// What a job has read for the next life.
+    pub opened: Option<Opened>,
     /// Checkpoints that this daemon was told of, oldest first.
     pub taken: VecDeque<Checkpointed>,
     /// The image whose pages have been compared with its table since this daemon runs, and nobody has written to since.
@@ -177,27 +180,19 @@ impl Memory {
     /// Finds what a life is to begin with, and makes a place for its checkpoints.
     pub fn prepare(
         &self,
-        state: &Path,
+        mut lineage: Lineage<Folder>,
         id: DistrictId,
-        memory: u64,
         policy: &spec::Checkpoints,
         wanted: Wanted,
         verified: &VecDeque<Seal>,
     ) -> Result<Origin> {
-        // All data is looked at: the last checkpoint may be torn, though it looks complete.
-        let mut lineage = lineage(state, id, memory, Depth::Data)?;
         for damage in lineage.damage() {
             log::warn!("district {id}: its memory is damaged: {damage}");
         }
         let generation = choose(&lineage, wanted)?;
         let mut origin = Origin::fresh();
         if let Some(generation) = generation {
-            let mut files = lineage.restore_files(generation)?;
-            if files.segments.len() > SEGMENTS_MAX {
-                // Nothing else is under way, and this is how it becomes less.
-                super::migration::migrate(&mut lineage, generation, u64::MAX)?;
-                files = lineage.restore_files(generation)?;
-            }
+            let files = lineage.restore_files(generation)?;
             let info = lineage.generations().into_iter().find(|info| info.stamp.generation == generation);
             let stamp = info.context("the checkpoint is not there any more")?.stamp;
             (origin.generation, origin.time) = (generation, stamp.time);
@@ -244,7 +239,7 @@ impl Memory {
 }
 
 /// The generation that is wanted; none: fresh memory.
-fn choose(lineage: &Lineage<Folder>, wanted: Wanted) -> Result<Option<u64>> {
+pub fn choose(lineage: &Lineage<Folder>, wanted: Wanted) -> Result<Option<u64>> {
     let newest = match wanted {
         Wanted::Fresh => return Ok(None),
         Wanted::Generation(generation) => return Ok(Some(generation)),
@@ -270,6 +265,21 @@ pub fn seal_of_home(state: &Path, id: DistrictId) -> Option<Seal> {
 /// A district that fails so soon after it went on from a checkpoint fails because of it: nanoseconds.
 const SOON: u64 = 10_000_000_000;
 
+impl District {
+    /// Which memory its next life begins with, unless somebody changes that.
+    pub fn wanted(&self) -> Wanted {
+        match self.beginning {
+            Beginning::Newest => {
+                self.record.pinned.filter(|_| self.next_memory != Wanted::Fresh).unwrap_or(self.next_memory)
+            }
+            Beginning::Cold => Wanted::Fresh,
+            Beginning::Generation(generation) => Wanted::Generation(generation),
+            // Its lineage becomes the snapshot's first.
+            Beginning::Tag(_) => Wanted::Newest,
+        }
+    }
+}
+
 impl EventLoop {
     /// Remembers that an image was found to be as it was written. Other districts may have the same one.
     pub fn note_verified(&mut self, slot: usize, seal: Seal) {
@@ -282,26 +292,18 @@ impl EventLoop {
 
     /// What the next life of a district begins with. Its files are locked.
     pub fn origin(&mut self, slot: usize, reason: StartReason) -> Result<(Origin, StartReason)> {
+        let place = self.place(slot);
         let district = &mut self.slots[slot];
+        let wanted = district.wanted();
         let beginning = std::mem::take(&mut district.beginning);
-        let chosen = std::mem::replace(&mut district.next_memory, Wanted::Newest);
+        district.next_memory = Wanted::Newest;
         let Some(policy) = district.record.spec.checkpoints else { return Ok((Origin::fresh(), reason)) };
-        let wanted = match &beginning {
-            Beginning::Newest => district.record.pinned.filter(|_| chosen != Wanted::Fresh).unwrap_or(chosen),
-            Beginning::Cold => Wanted::Fresh,
-            Beginning::Generation(generation) => Wanted::Generation(*generation),
-            Beginning::Tag(tag) => {
-                self.go_back(slot, tag)?;
-                Wanted::Newest
-            }
-        };
-        let district = &mut self.slots[slot];
         // One that is gone is asked for once, not again and again.
         let pinned = district.record.pinned.take();
-        let (state, memory) = (self.host.directory.path(), district.record.spec.memory);
-        let origin = (district.memory)
-            .prepare(state, district.id, memory, &policy, wanted, &self.verified)
-            .context("its memory")?;
+        let opened = district.memory.opened.take().map(Opened::lineage);
+        let lineage = opened.unwrap_or_else(|| reading::open(&place, wanted)).context("its memory")?;
+        let origin =
+            (district.memory).prepare(lineage, district.id, &policy, wanted, &self.verified).context("its memory")?;
         district.record.pinned = matches!(wanted, Wanted::Fresh | Wanted::Generation(_)).then_some(wanted);
         if district.record.pinned != pinned {
             // So that the next daemon, too, goes on from here.

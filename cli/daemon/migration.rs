@@ -70,7 +70,8 @@ impl EventLoop {
         let (state, id, files) = (self.host.directory.path().to_owned(), district.id, district.memory.files.clone());
         let (number, size) = (life.number, district.record.spec.memory);
         let begun = self.jobs.begin(move |_| {
-            let _lock = jobs::lock(&files);
+            let mut changes = jobs::lock(&files);
+            *changes += 1;
             let segment = memory::new_segment(&state, id, size);
             Box::new(move |event_loop: &mut EventLoop| event_loop.rotated(number, segment)) as Then
         });
@@ -126,7 +127,8 @@ impl EventLoop {
         let (size, epoch, generation) = (district.record.spec.memory, district.epoch, life.generation);
         let under = Under { state, id, size, epoch, generation };
         let begun = self.jobs.begin(move |_| {
-            let _lock = jobs::lock(&files);
+            let mut changes = jobs::lock(&files);
+            *changes += 1;
             let seal = migrate_under(&under);
             Box::new(move |event_loop: &mut EventLoop| event_loop.migrated(id, seal)) as Then
         });

@@ -27,6 +27,7 @@ mod logs;
 mod memory;
 mod migration;
 mod process;
+mod reading;
 mod requests;
 mod sessions;
 mod snapshots;

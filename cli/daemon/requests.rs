@@ -92,8 +92,18 @@ impl EventLoop {
         if is_stopping {
             return self.slots[slot].waiting.push(Waiting::Restart(reply));
         }
+        self.start_and_answer(slot, vec![reply]);
+    }
+
+    /// Starts a district that has no life, and says what became of it: later, if the start is put off.
+    pub fn start_and_answer(&mut self, slot: usize, replies: Vec<Reply<DistrictInfo>>) {
         let started = self.start_by_request(slot);
-        reply.send(started.map(|()| self.slots[slot].info(self.now)));
+        let district = &mut self.slots[slot];
+        if let (Ok(()), Some(put_off)) = (&started, &mut district.put_off) {
+            return put_off.replies.extend(replies);
+        }
+        let answer = started.map(|()| district.info(self.now));
+        replies.into_iter().for_each(|reply| reply.send(answer.clone()));
     }
 
     /// Does something with a district, if there is one of that name.
@@ -211,7 +221,7 @@ impl EventLoop {
         if self.ending.is_some() {
             return Err(Refusal::shutting_down());
         }
-        self.start_requested(slot).map_err(|error| failed(format!("{}: {error:#}", self.slots[slot].name)))
+        self.start_requested(slot).map_err(|error| not_started(&self.slots[slot].name, &error))
     }
 
     fn stop_by_request(&mut self, slot: usize, waiting: Waiting) {
@@ -234,18 +244,13 @@ impl EventLoop {
     pub fn answer_waiting(&mut self, slot: usize) {
         let restart = self.slots[slot].restart_is_asked_for();
         let waiting = std::mem::take(&mut self.slots[slot].waiting);
+        let reply = |(Waiting::Restart(reply) | Waiting::Stopped(reply))| reply;
+        let replies: Vec<_> = waiting.into_iter().map(reply).collect();
         if restart {
-            let started = self.start_by_request(slot);
-            for waiting in waiting {
-                let (Waiting::Restart(reply) | Waiting::Stopped(reply)) = waiting;
-                reply.send(started.clone().map(|()| self.slots[slot].info(self.now)));
-            }
-        } else {
-            for waiting in waiting {
-                let (Waiting::Restart(reply) | Waiting::Stopped(reply)) = waiting;
-                reply.send(Ok(self.slots[slot].info(self.now)));
-            }
+            return self.start_and_answer(slot, replies);
         }
+        let info = self.slots[slot].info(self.now);
+        replies.into_iter().for_each(|reply| reply.send(Ok(info.clone())));
     }
 
     fn remove(&mut self, slot: usize) -> Result<(), Refusal> {
@@ -306,6 +311,11 @@ impl EventLoop {
             }
         }
     }
+}
+
+/// That a district could not be started.
+pub fn not_started(name: &Name, error: &anyhow::Error) -> Refusal {
+    failed(format!("{name}: {error:#}"))
 }
 
 fn failed(error: String) -> Refusal {
