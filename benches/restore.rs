@@ -6,7 +6,8 @@
 //! except for `first-after-boot`: the first restore under a new daemon, which reads all of the image. That is still in the
 //! page cache; `-cold`: it is not.
 //!
-//! The floor is a start of the program `first` with fresh memory, which is `start/fresh`, in turns.
+//! The floor is a cold start of a district with as much memory: the program `first` with fresh memory, in turns. What the
+//! size itself takes shows beside `start-16MiB`, which is `start/fresh`.
 
 use std::fs::File;
 use std::thread::sleep;
@@ -29,6 +30,8 @@ use crate::world::{World, name, spec, until_exit};
 const PAUSE: Duration = Duration::from_millis(20);
 /// What a restore may take longer than a start: microseconds.
 const MORE: f64 = 500.0;
+/// Memory of a district that is cloned: bytes.
+const COPIED: u64 = 64 << 20;
 /// Lives until the image is as new as it becomes.
 const WARM_UP: usize = 2;
 
@@ -37,6 +40,7 @@ const WARM_UP: usize = 2;
 pub struct Names {
     pub restore: &'static str,
     pub cold_start: &'static str,
+    pub small_start: &'static str,
     pub after_boot: &'static str,
     pub after_boot_cold: &'static str,
 }
@@ -44,12 +48,14 @@ pub struct Names {
 pub const SMALL: Names = Names {
     restore: "restore/256MiB",
     cold_start: "restore/256MiB-cold-start",
+    small_start: "restore/256MiB-start-16MiB",
     after_boot: "restore/256MiB-first-after-boot",
     after_boot_cold: "restore/256MiB-first-after-boot-cold",
 };
 pub const LARGE: Names = Names {
     restore: "restore/1GiB",
     cold_start: "restore/1GiB-cold-start",
+    small_start: "restore/1GiB-start-16MiB",
     after_boot: "restore/1GiB-first-after-boot",
     after_boot_cold: "restore/1GiB-first-after-boot-cold",
 };
@@ -69,12 +75,16 @@ pub fn run(names: Names, memory: u64, rounds: usize) -> Result<Vec<Row>> {
         restore(&world, &mut events, &district)?;
     }
     quiet(&world)?;
-    let [mut restores, mut floor, mut cold] = [(); 3].map(|()| Samples::default());
-    let (first, kept) = (fresh(&world, &mut events, false)?, fresh(&world, &mut events, true)?);
+    let [mut restores, mut floor, mut cold, mut small] = [(); 4].map(|()| Samples::default());
+    let mut fresh = |name, kept, memory| fresh(&world, &mut events, name, kept, memory);
+    let first = fresh("first", false, Some(memory))?;
+    let kept = fresh("kept", true, Some(memory))?;
+    let usual = fresh("small", false, None)?;
     for _ in 0..rounds {
         restores.add(restore(&world, &mut events, &district)?);
         floor.add(start(&world, &mut events, &first)?);
         cold.add(start(&world, &mut events, &kept)?);
+        small.add(start(&world, &mut events, &usual)?);
     }
     drop(events);
     let [mut after_boot, mut after_boot_cold] = [(); 2].map(|()| Samples::default());
@@ -92,6 +102,7 @@ pub fn run(names: Names, memory: u64, rounds: usize) -> Result<Vec<Row>> {
     Ok(vec![
         Row::new(names.restore, "us", restores).floor(&floor).goal(Goal::Above(MORE)),
         Row::new(names.cold_start, "us", cold).floor(&floor),
+        Row::new(names.small_start, "us", small).floor(&floor),
         Row::new(names.after_boot, "us", after_boot).floor(&floor),
         Row::new(names.after_boot_cold, "us", after_boot_cold).floor(&floor),
     ])
@@ -102,7 +113,7 @@ pub fn clones(rounds: usize) -> Result<Vec<Row>> {
     let world = disk::world()?;
     let mut events = world.client.events(&[], true)?;
     let (template, tag) = template(&world, &mut events)?;
-    let first = fresh(&world, &mut events, false)?;
+    let first = fresh(&world, &mut events, "first", false, Some(COPIED))?;
     quiet(&world)?;
     let [mut clones, mut floor] = [(); 2].map(|()| Samples::default());
     for round in 0..rounds {
@@ -119,7 +130,7 @@ pub fn clones(rounds: usize) -> Result<Vec<Row>> {
 
 /// A district of 64 MiB that is stopped, and a snapshot of it.
 pub fn template(world: &World, events: &mut Events<'_>) -> Result<(Name, Tag)> {
-    let spec = pages::district("template", 64 << 20, (64 << 20) / PAGE * 3 / 4, 0, PAUSE)?;
+    let spec = pages::district("template", COPIED, COPIED / PAGE * 3 / 4, 0, PAUSE)?;
     let template = spec.name.clone();
     world.client.start(vec![spec])?;
     said(events, &template, "filled")?;
@@ -140,10 +151,12 @@ fn restore(world: &World, events: &mut Events<'_>, district: &Name) -> Result<f6
     Ok(time)
 }
 
-/// A district of its own that says when it began, with checkpoints or without. It has run.
-fn fresh(world: &World, events: &mut Events<'_>, kept: bool) -> Result<Name> {
-    let mut spec = spec(if kept { "kept" } else { "first" }, "first", &[])?;
+/// A district of its own that says when it began, with checkpoints or without, and so much memory if not the usual. It
+/// has run.
+fn fresh(world: &World, events: &mut Events<'_>, name: &str, kept: bool, memory: Option<u64>) -> Result<Name> {
+    let mut spec = spec(name, "first", &[])?;
     spec.checkpoints = kept.then(Checkpoints::default);
+    spec.memory = memory.unwrap_or(spec.memory);
     let district = spec.name.clone();
     world.client.start(vec![spec])?;
     until_exit(&district, events)?;
