@@ -323,6 +323,7 @@ mod tests {
     #[test]
     fn lives_of_a_copy_follow_those_of_the_original() {
         let state = tempfile::tempdir().unwrap();
+        DirBuilder::new().recursive(true).create(directory(state.path(), ID)).unwrap();
         follow(state.path(), ID, 5, 77).unwrap();
         let file = LifeFile::open(state.path(), ID).unwrap();
         assert_eq!((file.epoch(), file.next_serial(), file.process()), (5, 77, None));
