@@ -244,17 +244,20 @@ impl Handle {
 
     /// The daemon offers a session.
     pub fn offer(&mut self, socket: Arc<UnixStream>) -> Result<(), BuildError> {
-        let ended = lock(&self.channel).offer(socket);
-        if ended { self.session_over() } else { Ok(()) }
+        let channel = Arc::clone(&self.channel);
+        let mut channel = lock(&channel);
+        if channel.offer(socket) { self.session_over() } else { Ok(()) }
     }
 
     /// The daemon has hung up on this socket.
     pub fn hung_up(&mut self, socket: &Arc<UnixStream>) -> Result<(), BuildError> {
-        let ended = lock(&self.channel).hung_up(socket);
-        if ended { self.session_over() } else { Ok(()) }
+        let channel = Arc::clone(&self.channel);
+        let mut channel = lock(&channel);
+        if channel.hung_up(socket) { self.session_over() } else { Ok(()) }
     }
 
-    /// Tells the guest; the device status has been set before.
+    /// Tells the guest; the device status has been set before. The channel is locked, so that a guest that reads that status
+    /// finds the new number of the session as well.
     fn session_over(&mut self) -> Result<(), BuildError> {
         self.session += 1;
         boot_page::begin_session(&self.ram, self.session)?;
