@@ -19,7 +19,7 @@ pub trait Storage {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// The length in bytes.
     fn size(&self) -> io::Result<u64>;
-    /// Has the disk begin with what was written there, and waits for nothing. A hint: nothing follows from it.
+    /// Has the disk begin with what was written there, and does not wait until it is done. A hint: nothing follows from it.
     fn begin_write_out(&self, _offset: u64, _len: u64) {}
     /// Returns when everything written so far, and the length, is durable. What a failed sync leaves behind is unknown.
     fn sync_data(&self) -> io::Result<()>;

@@ -19,6 +19,8 @@ use crate::api::snapshot::Beginning;
 pub struct Opened {
     /// How often its files had been changed then.
     changes: u64,
+    /// What somebody wanted it to begin with then.
+    beginning: Beginning,
     lineage: Result<Lineage<Folder>>,
 }
 
@@ -54,8 +56,9 @@ impl EventLoop {
     /// district is started when it has. The files are locked, and have been changed so often.
     pub fn is_read(&mut self, slot: usize, changes: u64) -> bool {
         let district = &mut self.slots[slot];
-        let opened = &mut district.memory.opened;
-        opened.take_if(|opened| opened.changes != changes);
+        let (opened, beginning) = (&mut district.memory.opened, &district.beginning);
+        // Somebody may have changed the files or his mind meanwhile.
+        opened.take_if(|opened| opened.changes != changes || opened.beginning != *beginning);
         if opened.is_some() || district.record.spec.checkpoints.is_none() {
             return true;
         }
@@ -74,7 +77,7 @@ impl EventLoop {
                 _ => Ok(()),
             };
             let lineage = went_back.and_then(|()| open(&place, wanted));
-            let opened = Opened { changes: *changes, lineage };
+            let opened = Opened { changes: *changes, beginning, lineage };
             drop(changes);
             Box::new(move |event_loop: &mut EventLoop| event_loop.has_opened(id, opened)) as Then
         });
