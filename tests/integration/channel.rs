@@ -168,8 +168,7 @@ fn c46_many_clients_find_their_server_again() {
     let seen: Vec<usize> = clients.iter().map(|client| host.lines(client).len()).collect();
     host.kill("counter");
     for (client, seen) in clients.iter().zip(seen) {
-        host.line_after(client, seen, "looking it up again");
-        host.line_after(client, seen + 1, "counter is at ");
+        host.lines_after(client, seen, &["looking it up again", "counter is at "]);
         assert_eq!(host.info(client).epoch, 1);
     }
 }

@@ -139,9 +139,9 @@ fn c39_a_client_finds_the_counter_again() {
     for epoch in 2..5 {
         let seen = host.lines("client").len();
         host.kill("counter");
-        host.line_after("client", seen, "looking it up again");
         // A new life, a new count.
-        host.line_after("client", seen, "counter is at 1");
+        let line = host.lines_after("client", seen, &["looking it up again", "counter is at "]);
+        assert_eq!(line, "counter is at 1");
         let counter = host.running("counter");
         assert_eq!(counter.epoch, epoch);
     }

@@ -371,6 +371,15 @@ impl Host {
         })
     }
 
+    /// Waits until a district has logged lines with these in them, in this order, beyond the first `skip` lines. The last
+    /// of them.
+    pub fn lines_after(&self, district: &str, skip: usize, parts: &[&str]) -> String {
+        wait(&format!("{district} says {parts:?}"), || {
+            let mut lines = self.lines(district).into_iter().skip(skip);
+            parts.iter().try_fold(String::new(), |_, part| lines.find(|line| line.contains(part)))
+        })
+    }
+
     /// Waits until a district has logged a line with this in it. The line.
     pub fn line(&self, district: &str, part: &str) -> String {
         self.line_after(district, 0, part)
