@@ -11,6 +11,7 @@ use super::event_loop::EventLoop;
 use super::life_file::LifeFile;
 use super::requests::refusal;
 use super::snapshots::{self, Place};
+use super::starters::StarterReply;
 use super::store::Record;
 use super::traffic;
 use crate::api::command::{MemoryCommand, Reply};
@@ -169,19 +170,22 @@ impl EventLoop {
             reply,
             move |teller| make(teller, id),
             move |event_loop, made, reply| {
-                let answer = made.map_err(refusal).and_then(|spec| {
+                let added = made.map_err(refusal).and_then(|spec| {
                     event_loop.check_new(&name)?;
                     event_loop.add_copy(name, id, spec, start)
                 });
-                if answer.is_err() && !event_loop.ids.contains_key(&id) {
+                if added.is_err() && !event_loop.ids.contains_key(&id) {
                     super::life_file::remove(event_loop.host.directory.path(), id);
                 }
-                reply.send(answer);
+                match added {
+                    Ok(slot) => event_loop.answer_when_begun(vec![slot], StarterReply::One(reply)),
+                    Err(refusal) => reply.send(Err(refusal)),
+                }
             },
         );
     }
 
-    fn add_copy(&mut self, name: Name, id: DistrictId, spec: Spec, start: bool) -> Result<DistrictInfo, Refusal> {
+    fn add_copy(&mut self, name: Name, id: DistrictId, spec: Spec, start: bool) -> Result<usize, Refusal> {
         let mut spec = Spec { name: name.clone(), ..spec };
         // One that has a memory has checkpoints.
         spec.checkpoints.get_or_insert_default();
@@ -194,7 +198,7 @@ impl EventLoop {
             self.not_wanted(slot);
             return Err(refusal);
         }
-        Ok(self.slots[slot].info(self.now))
+        Ok(slot)
     }
 
     /// Says with which memory a district is to begin its next life, if it can.

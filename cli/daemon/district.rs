@@ -41,14 +41,7 @@ pub struct District {
     /// What somebody wants it to begin with.
     pub beginning: Beginning,
     /// The start that waits until a job is done with its files.
-    pub put_off: Option<PutOff>,
-}
-
-/// A start that waits for a job.
-pub struct PutOff {
-    pub reason: StartReason,
-    /// Who wants to know what becomes of it.
-    pub replies: Vec<Reply<DistrictInfo>>,
+    pub put_off: Option<StartReason>,
 }
 
 /// What somebody wants when a life has ended.
@@ -67,6 +60,8 @@ pub struct Life {
     pub control: DaemonEnd,
     /// When it began, in the event loop's time.
     pub began: u64,
+    /// Whether its epoch is not known to be durable yet, so that its program must not begin.
+    pub is_committing: bool,
     /// None until the vmm process of an earlier daemon has passed it on.
     pub window: Option<Arc<Window>>,
     pub session: Session,
@@ -149,6 +144,11 @@ impl District {
             put_off: None,
             record,
         }
+    }
+
+    /// Whether a start of it is under way: put off, or waiting for the disk.
+    pub fn is_beginning(&self) -> bool {
+        self.put_off.is_some() || self.life.as_ref().is_some_and(|life| life.is_committing)
     }
 
     /// Whether the checkpoint is being taken that its next life goes on from.

@@ -54,9 +54,8 @@ impl EventLoop {
             _ if was_waiting && district.restart_is_asked_for() => {}
             _ if was_waiting => {
                 district.state = State::Stopped;
-                let replies = district.put_off.take().map(|put_off| put_off.replies);
-                let info = district.info(self.now);
-                replies.into_iter().flatten().for_each(|reply| reply.send(Ok(info.clone())));
+                district.put_off = None;
+                self.answer_starters();
                 self.not_wanted(slot);
                 let district = &self.slots[slot];
                 let event =
@@ -169,6 +168,7 @@ impl EventLoop {
             _ if self.slots[slot].restart_is_asked_for() => {}
             _ => self.not_wanted(slot),
         }
+        self.answer_starters();
         self.answer_waiting(slot);
     }
 }

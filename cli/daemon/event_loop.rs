@@ -19,6 +19,7 @@ use super::jobs::Jobs;
 use super::life_file::{self, LifeFile};
 use super::memory::Seal;
 use super::snapshots;
+use super::starters::Starter;
 use super::stock::Stock;
 use super::store::Store;
 use super::traffic::Pending;
@@ -106,6 +107,8 @@ pub struct EventLoop {
     pub feeds: Vec<Feed>,
     pub stock: Stock,
     pub jobs: Jobs,
+    /// Who waits for districts to begin.
+    pub starters: Vec<Starter>,
     /// Images that were found to be as they were written since this daemon runs, the newest first.
     pub verified: VecDeque<Seal>,
     /// Set when the daemon is to end.
@@ -141,6 +144,7 @@ impl EventLoop {
             feeds: Vec::new(),
             stock: Stock::default(),
             jobs,
+            starters: Vec::new(),
             verified: VecDeque::new(),
             ending: None,
         };

@@ -1,5 +1,6 @@
 //! Work on files that takes longer than the event loop may: each job is a thread, and what it has found out comes back as
-//! something for the event loop to do.
+//! something for the event loop to do. Commits, which each start needs one of, have a thread together: they are short where
+//! the disk is quick, and never refused.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -36,12 +37,17 @@ pub fn try_lock(files: &FileLock) -> Option<MutexGuard<'_, u64>> {
     }
 }
 
+/// What a thread does for the event loop.
+type Work = Box<dyn FnOnce() -> Then + Send>;
+
 /// The jobs under way.
 pub struct Jobs {
-    sender: Sender<Then>,
+    teller: Teller,
     done: Receiver<Then>,
-    event: Arc<EventFd>,
     count: usize,
+    commits: Sender<Work>,
+    /// Commits under way and waiting.
+    commit_count: usize,
 }
 
 /// A job's way to tell the event loop something before it is done.
@@ -58,24 +64,44 @@ impl Teller {
         let _ = self.sender.send(then);
         let _ = self.event.write(1);
     }
+
+    /// Has the event loop do what comes of some work, `after` this. Work that panics is over, too.
+    fn tell_result(&self, work: impl FnOnce() -> Then, after: fn(&mut EventLoop)) {
+        let then = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        self.tell(Box::new(move |event_loop| {
+            after(event_loop);
+            match then {
+                Ok(then) => then(event_loop),
+                Err(_) => log::error!("a job has panicked"),
+            }
+        }));
+    }
 }
 
 impl Jobs {
     /// None yet.
     pub fn new() -> io::Result<Jobs> {
         let (sender, done) = channel();
-        let event = Arc::new(EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
-        Ok(Jobs { sender, done, event, count: 0 })
+        let teller = Teller { sender, event: Arc::new(EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)?) };
+        let (commits, waiting) = channel::<Work>();
+        let results = teller.clone();
+        // It ends with the event loop.
+        std::thread::Builder::new().name("commits".into()).spawn(move || {
+            for work in waiting {
+                results.tell_result(work, |event_loop| event_loop.jobs.commit_count -= 1);
+            }
+        })?;
+        Ok(Jobs { teller, done, count: 0, commits, commit_count: 0 })
     }
 
     /// Readable when the event loop has something to do.
     pub fn as_raw_fd(&self) -> RawFd {
-        self.event.as_raw_fd()
+        self.teller.event.as_raw_fd()
     }
 
     /// Whether any is under way.
     pub fn are_under_way(&self) -> bool {
-        self.count > 0
+        self.count + self.commit_count > 0
     }
 
     /// Whether no further one can be begun now.
@@ -91,25 +117,24 @@ impl Jobs {
         if self.are_many() {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{JOBS_MAX} jobs are under way already")));
         }
-        let teller = Teller { sender: self.sender.clone(), event: Arc::clone(&self.event) };
+        let teller = self.teller.clone();
         std::thread::Builder::new().name("files".into()).spawn(move || {
-            // A job that panics is over, too.
-            let then = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&teller)));
-            teller.tell(Box::new(move |event_loop| {
-                event_loop.jobs.count -= 1;
-                match then {
-                    Ok(then) => then(event_loop),
-                    Err(_) => log::error!("a job has panicked"),
-                }
-            }));
+            teller.tell_result(|| job(&teller), |event_loop| event_loop.jobs.count -= 1);
         })?;
         self.count += 1;
         Ok(())
     }
 
+    /// Begins to make something durable, once what was to be made durable before is.
+    pub fn commit(&mut self, work: impl FnOnce() -> Then + Send + 'static) {
+        self.commit_count += 1;
+        // Its thread ends only when this sender does.
+        let _ = self.commits.send(Box::new(work));
+    }
+
     /// What the event loop is to do.
     pub fn take(&self) -> Vec<Then> {
-        let _ = self.event.read();
+        let _ = self.teller.event.read();
         self.done.try_iter().collect()
     }
 }

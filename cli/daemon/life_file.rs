@@ -160,7 +160,7 @@ pub struct Beginning {
 }
 
 impl Beginning {
-    /// The epoch that it is going to be.
+    /// Its epoch.
     pub fn epoch(&self) -> u64 {
         self.reserved.epoch
     }
@@ -191,6 +191,11 @@ impl LifeFile {
         self.newest.epoch
     }
 
+    /// Epoch of the life that [`Self::begin_life`] is going to begin.
+    pub fn next_epoch(&self) -> Result<u64> {
+        self.newest.epoch.checked_add(1).context("the district has used up all its epochs")
+    }
+
     /// The vmm process of the newest life.
     pub fn process(&self) -> Option<Identity> {
         self.newest.process
@@ -203,7 +208,7 @@ impl LifeFile {
 
     /// Begins a new life in `process`: the next epoch and a block of handle serials.
     pub fn begin_life(mut self, process: Identity) -> Result<Beginning> {
-        let epoch = self.newest.epoch.checked_add(1).context("the district has used up all its epochs")?;
+        let epoch = self.next_epoch()?;
         let epoch_first_serial = self.newest.next_serial;
         let (life, reserved) = Life { epoch, epoch_first_serial, process: Some(process), ..self.newest }.reserve()?;
         self.write(life)?;

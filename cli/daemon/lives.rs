@@ -11,15 +11,14 @@ use district_protocol::status::Reason;
 use district_vmm::control::{self, Beginning, DaemonEnd, FromVmm, StartFiles};
 
 use super::checkpoints::Requests;
-use super::district::{District, Life, PutOff, Session};
+use super::district::{District, Life, Session};
 use super::event_loop::EventLoop;
 use super::image;
-use super::jobs;
-use super::life_file::LifeFile;
+use super::jobs::{self, Then};
+use super::life_file::{LifeFile, Reserved};
 use super::logs::Log;
 use super::memory::Origin;
 use super::process::Process;
-use super::requests::not_started;
 use super::watched::{Due, Ready};
 use crate::api::event::{Event, EventKind};
 use crate::api::info::State;
@@ -74,19 +73,17 @@ impl EventLoop {
             supervisor::State::Waiting { until } if until <= self.now && district.life.is_none() => {}
             _ => return,
         }
-        let reason = match &district.put_off {
-            Some(put_off) => put_off.reason,
-            None => {
-                district.restarts += 1;
-                StartReason::Crash
-            }
-        };
-        // What went wrong has become an event; there is nobody else to tell.
+        let reason = district.put_off.unwrap_or_else(|| {
+            district.restarts += 1;
+            StartReason::Crash
+        });
+        // What went wrong has become an event, and whoever asked has been told.
         let _ = self.start(slot, reason);
     }
 
-    /// Begins a life; a little later, if a job is at its files: what is being moved to its image may not be what this life
-    /// begins with. If it cannot, the district has ended once more, as the supervisor sees it.
+    /// Begins a life, whose program begins when the epoch is durable; a little later, if a job is at its files: what is
+    /// being moved to its image may not be what this life begins with. If it cannot, the district has ended once more, as
+    /// the supervisor sees it.
     fn start(&mut self, slot: usize, reason: StartReason) -> Result<()> {
         let files = self.slots[slot].memory.files.clone();
         let Some(mut changes) = jobs::try_lock(&files) else {
@@ -99,28 +96,32 @@ impl EventLoop {
             return Ok(());
         }
         *changes += 1;
-        let waiting = self.slots[slot].put_off.take().map(|put_off| put_off.replies);
+        self.slots[slot].put_off = None;
         self.slots[slot].supervisor.starting();
         let started = self.try_start(slot, reason);
-        for reply in waiting.into_iter().flatten() {
-            let answer = started.as_ref().map(|()| self.slots[slot].info(self.now));
-            reply.send(answer.map_err(|error| not_started(&self.slots[slot].name, error)));
-        }
         if let Err(error) = &started {
-            self.kill(slot, format!("it cannot be started: {error:#}"));
-            if self.slots[slot].life.is_none() {
-                self.life_over(slot, Ending::Killed, EventKind::Lost, None, format!("it cannot be started: {error:#}"));
-            }
+            self.not_started(slot, error);
         }
         started
+    }
+
+    /// A life could not begin.
+    fn not_started(&mut self, slot: usize, error: &anyhow::Error) {
+        self.tell_starters(slot, error);
+        let text = format!("it cannot be started: {error:#}");
+        self.kill(slot, text.clone());
+        if self.slots[slot].life.is_none() {
+            self.life_over(slot, Ending::Killed, EventKind::Lost, None, text);
+        }
     }
 
     fn put_off(&mut self, slot: usize, reason: StartReason) {
         let district = &mut self.slots[slot];
         district.state = State::Starting;
-        district.put_off.get_or_insert_with(|| PutOff { reason, replies: Vec::new() }).reason = reason;
+        district.put_off = Some(reason);
     }
 
+    /// Has the machine built, and what its life needs made durable meanwhile. [`Self::committed`] goes on.
     fn try_start(&mut self, slot: usize, reason: StartReason) -> Result<()> {
         let directory = self.host.directory.path().to_owned();
         let district = &mut self.slots[slot];
@@ -133,28 +134,57 @@ impl EventLoop {
             Beginning::Program => Some(image::open_program(&district.record.spec.image)?),
             Beginning::Checkpoint { .. } => None,
         };
-        let (process, control) = self.stock.take(&self.host, district.id)?;
-        self.enter(slot, process, control)?;
+        let spec = &district.record.spec;
+        let mut spare = self.stock.take(&self.host, district.id)?;
+        let (window, memory) = (spare.window(spec.window)?, spec.memory);
+        self.enter(slot, spare.process, spare.control)?;
         let district = &mut self.slots[slot];
-        let life = district.life.as_ref().context("it has no vmm process")?;
-        life.process.limit(district.record.spec.memory).context("its vmm process cannot be limited")?;
-        let identity = life.process.identity().context("its vmm process has no identity")?;
-        let beginning = LifeFile::open(&directory, district.id)?.begin_life(identity)?;
-        let window = super::sessions::new_window(district.record.spec.window)?;
-        let start = start_message(district, reason, beginning.epoch(), &origin);
+        let lives = LifeFile::open(&directory, district.id)?;
+        let start = start_message(district, reason, lives.next_epoch()?, &origin);
         let life = district.life.as_mut().context("it has no vmm process")?;
+        life.process.limit(memory).context("its vmm process cannot be limited")?;
+        let identity = life.process.identity().context("its vmm process has no identity")?;
         let memory = image.as_ref().map_or_else(|| origin.files(), |image| vec![image.as_fd()]);
         let log = origin.log.as_ref().map(|log| log.segment.as_fd());
         life.control.start(start, &StartFiles { window: window.memfd(), log, memory: &memory })?;
         life.window = Some(window);
         (life.generation, life.log_is_long, life.seal) = (origin.generation, origin.log_is_long, origin.seal);
-        // The machine is built while the epoch and the log go to disk, and runs after that.
-        let commit = || beginning.commit();
-        let reserved = match &origin.log {
-            Some(log) => log.sync(commit)?,
-            None => commit()?,
-        };
-        district.epoch = reserved.epoch;
+        // From here on the machine is being built.
+        spare.place.become_of(&directory, district.id)?;
+        let beginning = lives.begin_life(identity)?;
+        district.epoch = beginning.epoch();
+        life.is_committing = true;
+        let (number, log) = (life.number, origin.log);
+        self.jobs.commit(move || {
+            let reserved = match log {
+                Some(log) => log.sync(|| beginning.commit()),
+                None => beginning.commit(),
+            };
+            Box::new(move |event_loop: &mut EventLoop| event_loop.committed(number, reserved)) as Then
+        });
+        Ok(())
+    }
+
+    /// What a life needs is durable, or cannot be.
+    fn committed(&mut self, number: u64, reserved: Result<Reserved>) {
+        // It may have ended meanwhile.
+        let Some(slot) = self.slot_of_life(number) else { return };
+        if let Some(life) = &mut self.slots[slot].life {
+            life.is_committing = false;
+        }
+        if let Err(error) = reserved.and_then(|reserved| self.begin(slot, reserved)) {
+            self.not_started(slot, &error);
+        }
+        self.answer_starters();
+    }
+
+    /// Has the program begin, unless somebody wants it to end already.
+    fn begin(&mut self, slot: usize, reserved: Reserved) -> Result<()> {
+        let district = &self.slots[slot];
+        let life = district.life.as_ref().context("it has no vmm process")?;
+        if life.killed.is_some() || life.report.is_some() || district.state == State::Stopping {
+            return Ok(());
+        }
         life.control.run()?;
         let begun = self.begin_session(slot, reserved);
         self.wanted(slot);
@@ -184,6 +214,7 @@ impl EventLoop {
             process,
             control,
             began: self.now,
+            is_committing: false,
             window: None,
             session: Session::Closed,
             report: None,

@@ -31,6 +31,7 @@ mod reading;
 mod requests;
 mod sessions;
 mod snapshots;
+mod starters;
 mod stock;
 mod store;
 mod traffic;

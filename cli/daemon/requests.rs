@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::district::{District, Waiting};
 use super::event_loop::EventLoop;
+use super::starters::StarterReply;
 use super::store::Record;
 use super::{image, inspection, life_file, logs, memory, traffic};
 use crate::api::command::{Command, Leave, LogRequest, Reply};
@@ -19,10 +20,10 @@ impl EventLoop {
     /// Does what was asked, or says why not. What takes time is answered when it is done.
     pub fn command(&mut self, command: Command) {
         match command {
-            Command::Start(specs, reply) => {
-                let answer = self.start_all(specs);
-                reply.send(answer);
-            }
+            Command::Start(specs, reply) => match self.start_all(specs) {
+                Ok(slots) => self.answer_when_begun(slots, StarterReply::All(reply)),
+                Err(refusal) => reply.send(Err(refusal)),
+            },
             Command::StartExisting(name, from, reply) => {
                 self.with(&name, reply, |this, slot, reply| {
                     this.when_checked(slot, from, reply, EventLoop::start_existing);
@@ -80,7 +81,11 @@ impl EventLoop {
                 Refusal::new(RefusalKind::Conflict, format!("district `{name}` is {}", district.state))
                     .remedy(format!("`district restart {name}` takes the same options"))
             };
-            return reply.send(if is_usual { Ok(district.info(self.now)) } else { Err(refusal()) });
+            match is_usual {
+                true => self.answer_when_begun(vec![slot], StarterReply::One(reply)),
+                false => reply.send(Err(refusal())),
+            }
+            return;
         }
         // Somebody who has asked for a restart, or a start that was put off, may have said with which memory.
         let is_asked_for = district.restart_is_asked_for() || district.put_off.is_some();
@@ -95,15 +100,15 @@ impl EventLoop {
         self.start_and_answer(slot, vec![reply]);
     }
 
-    /// Starts a district that has no life, and says what became of it: later, if the start is put off.
+    /// Starts a district that has no life, and says what became of it.
     pub fn start_and_answer(&mut self, slot: usize, replies: Vec<Reply<DistrictInfo>>) {
         let started = self.start_by_request(slot);
-        let district = &mut self.slots[slot];
-        if let (Ok(()), Some(put_off)) = (&started, &mut district.put_off) {
-            return put_off.replies.extend(replies);
+        for reply in replies {
+            match &started {
+                Ok(()) => self.answer_when_begun(vec![slot], StarterReply::One(reply)),
+                Err(refusal) => reply.send(Err(refusal.clone())),
+            }
         }
-        let answer = started.map(|()| district.info(self.now));
-        replies.into_iter().for_each(|reply| reply.send(answer.clone()));
     }
 
     /// Does something with a district, if there is one of that name.
@@ -121,7 +126,7 @@ impl EventLoop {
         }
     }
 
-    fn start_all(&mut self, specs: Vec<Spec>) -> Result<Vec<DistrictInfo>, Refusal> {
+    fn start_all(&mut self, specs: Vec<Spec>) -> Result<Vec<usize>, Refusal> {
         for spec in &specs {
             self.check(spec, &specs)?;
         }
@@ -135,7 +140,7 @@ impl EventLoop {
                 self.start_by_request(*slot)?;
             }
         }
-        Ok(slots.iter().map(|slot| self.slots[*slot].info(self.now)).collect())
+        Ok(slots)
     }
 
     /// What needs the other districts, and the file system.

@@ -6,7 +6,6 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use district_broker::Attach;
@@ -165,9 +164,4 @@ impl EventLoop {
         self.core.detach(self.now, district.id, reason, consumed);
         self.carry_out();
     }
-}
-
-/// A window for a new life.
-pub fn new_window(size: u64) -> Result<Arc<district_devices::Window>> {
-    Ok(Arc::new(district_devices::Window::create(size)?))
 }

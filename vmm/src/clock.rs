@@ -50,6 +50,12 @@ impl GuestClock {
     }
 }
 
+/// Has the host's clock ready to be read. The first time means looking for it, on older kernels in a file, which a thread
+/// may have given up when it needs the time.
+pub(crate) fn prepare() {
+    let _ = clock_gettime(ClockId::Realtime);
+}
+
 /// The time-stamp counter.
 fn counter() -> u64 {
     // SAFETY: `rdtsc` is there on every x86-64 processor, and Linux does not forbid it unless a process asks for that.

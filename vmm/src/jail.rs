@@ -1,10 +1,12 @@
-//! What a vmm process may still ask of the kernel once its guest runs: a list of system calls, everything else kills it.
+//! What a vmm process may still ask of the kernel: a list of system calls, everything else kills it.
 //!
-//! Each thread has its own list, and installs it before the first instruction of the guest. What only set-up needs is not
-//! on any: no opening, no connecting, no new threads, no other programs, no descriptor flags, no executable or shared memory, and
-//! of KVM only running the guest and looking at it.
+//! Each thread has its own list. The control thread has two: before it hears of a district, and with it of a program and
+//! a checkpoint that somebody else has made, it gives up all that making a machine does not need: opening, connecting, new
+//! threads, other programs, descriptor flags, executable memory. Before the first instruction of the guest it gives up
+//! the rest, too: shared memory, and of KVM all but running the guest and looking at it, which only the others may.
 //!
-//! The lists are short for speed, too: the kernel tries a filter on each system call that there is when it installs it.
+//! The lists are short for speed, too: the kernel tries a filter on each system call that there is when it installs it,
+//! and on those only that an earlier filter has left.
 
 use std::collections::BTreeMap;
 
@@ -64,6 +66,17 @@ const CONTROL: [c_long; 7] = [
     libc::SYS_sigaltstack,
 ];
 
+/// Allowed to the control thread, too, while there is no guest: looking at what the daemon has passed.
+const SET_UP: [c_long; 7] = [
+    libc::SYS_eventfd2,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_fstatfs,
+    libc::SYS_pread64,
+    libc::SYS_getrandom,
+];
+
 /// Allowed to the vCPU thread beyond [`ALL`]: what ends a thread.
 const VCPU: [c_long; 2] = [libc::SYS_rt_sigprocmask, libc::SYS_sigaltstack];
 
@@ -97,8 +110,28 @@ fn when(argument: u8, operation: SeccompCmpOp, value: u64) -> Result<SeccompRule
 
 /// The control thread's filter, for [`seccompiler::apply_filter`].
 pub(crate) fn control() -> Result<BpfProgram, seccompiler::BackendError> {
-    use SeccompCmpOp::Eq;
-    filter(&CONTROL, [(libc::SYS_tgkill, vec![when(0, Eq, u64::from(std::process::id()))?])])
+    filter(&CONTROL, [kill_own()?])
+}
+
+/// The control thread's filter while there is no guest.
+pub(crate) fn set_up() -> Result<BpfProgram, seccompiler::BackendError> {
+    use SeccompCmpOp::{Eq, MaskedEq};
+    let any = |argument, values: &[libc::c_int]| -> Result<Vec<_>, _> {
+        values.iter().map(|&value| when(argument, Eq, number(value))).collect()
+    };
+    let fcntl = [&FCNTL[..], &[libc::F_GET_SEALS]].concat();
+    // Bits 8 to 15 of a request say of what kind it is (Linux `include/uapi/asm-generic/ioctl.h`).
+    let kvm = when(1, MaskedEq(0xff << 8), u64::from(KVMIO) << 8)?;
+    let more = [
+        kill_own()?,
+        (libc::SYS_ioctl, vec![kvm]),
+        (libc::SYS_mmap, vec![SeccompRule::new(vec![no_code()?])?]),
+        (libc::SYS_fcntl, any(1, &fcntl)?),
+        // The thread's name, and the next filter.
+        (libc::SYS_prctl, any(0, &[libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS])?),
+        (libc::SYS_seccomp, vec![when(0, Eq, u64::from(libc::SECCOMP_SET_MODE_FILTER))?]),
+    ];
+    filter(&[&CONTROL[..], &SET_UP].concat(), more)
 }
 
 /// The vCPU thread's filter.
@@ -118,19 +151,24 @@ pub(crate) fn vcpu() -> Result<BpfProgram, seccompiler::BackendError> {
 
 /// The checkpoint thread's filter.
 pub(crate) fn checkpoint() -> Result<BpfProgram, seccompiler::BackendError> {
-    use SeccompCmpOp::Eq;
-    let own = u64::from(std::process::id());
-    filter(
-        &CHECKPOINT,
-        [(libc::SYS_ioctl, vec![when(1, Eq, KVM_GET_DIRTY_LOG())?]), (libc::SYS_tgkill, vec![when(0, Eq, own)?])],
-    )
+    let dirty_log = vec![when(1, SeccompCmpOp::Eq, KVM_GET_DIRTY_LOG())?];
+    filter(&CHECKPOINT, [(libc::SYS_ioctl, dirty_log), kill_own()?])
+}
+
+/// Signals to threads of this process.
+fn kill_own() -> Result<(c_long, Vec<SeccompRule>), seccompiler::BackendError> {
+    Ok((libc::SYS_tgkill, vec![when(0, SeccompCmpOp::Eq, u64::from(std::process::id()))?]))
+}
+
+/// Memory that cannot be executed.
+fn no_code() -> Result<SeccompCondition, seccompiler::BackendError> {
+    is(2, SeccompCmpOp::MaskedEq(number(libc::PROT_EXEC)), 0)
 }
 
 fn filter(
     allowed: &[c_long],
-    more: impl IntoIterator<Item = (c_long, Vec<SeccompRule>)>,
+    instead: impl IntoIterator<Item = (c_long, Vec<SeccompRule>)>,
 ) -> Result<BpfProgram, seccompiler::BackendError> {
-    let no_code = || is(2, SeccompCmpOp::MaskedEq(number(libc::PROT_EXEC)), 0);
     // Shared memory would not count towards the process's limit.
     let not_shared = || is(3, SeccompCmpOp::MaskedEq(number(libc::MAP_SHARED)), 0);
     let fcntl = |&command| when(1, SeccompCmpOp::Eq, number(command));
@@ -138,7 +176,7 @@ fn filter(
     rules.insert(libc::SYS_mmap, vec![SeccompRule::new(vec![no_code()?, not_shared()?])?]);
     rules.insert(libc::SYS_mprotect, vec![SeccompRule::new(vec![no_code()?])?]);
     rules.insert(libc::SYS_fcntl, FCNTL.iter().map(fcntl).collect::<Result<_, _>>()?);
-    rules.extend(more);
+    rules.extend(instead);
     search(&rules.into_iter().collect::<Vec<_>>())
 }
 

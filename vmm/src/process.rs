@@ -25,6 +25,7 @@ use thiserror::Error;
 use vmm_sys_util::errno;
 
 use crate::checkpoint::thread::{self as checkpoint, Guest, News, Orders, Work};
+use crate::clock;
 use crate::control::{self, ControlError, FromVmm, Start, State, ToVmm, VmmEnd};
 use crate::cpuid::Cpuid;
 use crate::jail;
@@ -94,13 +95,15 @@ fn take_over() -> Result<OwnedFd, ProcessError> {
 }
 
 /// Serves daemons on `listener`, and runs the district that the first of them starts, until its end has been reported.
-/// The calling thread is jailed from the district's start on.
+/// The calling thread is jailed from the moment on when a daemon is there.
 pub fn serve(listener: OwnedFd) -> Result<(), ProcessError> {
     control::listen_again(listener.as_fd()).map_err(host("listen"))?;
     kick::install_handler().map_err(host::<errno::Error>("install a signal handler"))?;
     let Some(daemon) = first_daemon(&listener)? else { return Ok(()) };
     // While the daemon reads the greeting and answers.
     let mut process = Process::new(listener, daemon)?;
+    clock::prepare();
+    apply_filter(&jail::set_up().map_err(seccompiler::Error::from)?)?;
     loop {
         process.turn()?;
         if process.is_done() {
@@ -139,8 +142,8 @@ struct Running {
 enum Life {
     /// No district yet; a blank machine, or why there is none, once one was asked for.
     Waiting(Option<Result<Blank, BuildError>>),
-    /// Built, and not to run yet.
-    Built(Box<Machine>, Running),
+    /// Built and with the vCPU thread, and not to run yet.
+    Built(Running),
     Running(Running),
     Over(Ended),
     /// A daemon knows, or there is nothing to know.
@@ -152,6 +155,8 @@ struct Process {
     daemon: Option<VmmEnd>,
     filter: BpfProgram,
     machines: SyncSender<Machine>,
+    /// Says that the machine is to run.
+    begin: SyncSender<()>,
     vcpu: Arc<JoinHandle<()>>,
     outcome: Arc<Outcome>,
     checkpoints: Orders,
@@ -180,9 +185,9 @@ impl Process {
         let jail = jail::vcpu().map_err(seccompiler::Error::from)?;
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(host("make an eventfd"));
         let outcome = Arc::new(Outcome::new(event()?));
-        let (machines, waiting) = sync_channel(1);
+        let ((machines, machine), (begin, begins)) = (sync_channel(1), sync_channel(1));
         let result = Arc::clone(&outcome);
-        let vcpu = spawn("vcpu", move || vcpu_thread(&jail, &waiting, &result))?;
+        let vcpu = spawn("vcpu", move || vcpu_thread(&jail, &machine, &begins, &result))?;
         let jail = jail::checkpoint().map_err(seccompiler::Error::from)?;
         let news = Arc::new(News::new(event()?));
         let (checkpoints, work) = sync_channel(checkpoint::WORK_MAX);
@@ -194,6 +199,7 @@ impl Process {
             daemon: Some(daemon),
             filter: jail::control().map_err(seccompiler::Error::from)?,
             machines,
+            begin,
             vcpu: Arc::new(vcpu),
             outcome,
             checkpoints,
@@ -230,7 +236,7 @@ impl Process {
         if ready.listener {
             self.accept()?;
         }
-        if self.daemon.is_none() && matches!(self.life, Life::Waiting(_) | Life::Built(..)) {
+        if self.daemon.is_none() && matches!(self.life, Life::Waiting(_) | Life::Built(_)) {
             self.life = Life::Done;
         }
         Ok(())
@@ -280,7 +286,7 @@ impl Process {
         };
         let (district_id, epoch) = (self.district_id, self.epoch);
         let state = match &self.life {
-            Life::Waiting(_) | Life::Built(..) => State::Waiting,
+            Life::Waiting(_) | Life::Built(_) => State::Waiting,
             Life::Running(running) => State::Running { district_id, epoch, generation: running.generation },
             Life::Over(report) => State::Ended { district_id, epoch, report: report.clone() },
             Life::Done => return Ok(()),
@@ -312,7 +318,7 @@ impl Process {
         self.life = match (message, life) {
             (ToVmm::Prepare(cpuid), Life::Waiting(None)) => Life::Waiting(blank(cpuid, fds)),
             (ToVmm::Start(start), Life::Waiting(Some(blank))) => self.build(&start, blank, fds)?,
-            (ToVmm::Run, Life::Built(machine, running)) => self.run(*machine, running),
+            (ToVmm::Run, Life::Built(running)) => self.run(running),
             (ToVmm::Channel, Life::Running(mut running)) => {
                 running.offer(fds);
                 Life::Running(running)
@@ -332,7 +338,7 @@ impl Process {
                 let _ = running.handle.stop(&self.vcpu);
                 Life::Running(running)
             }
-            (ToVmm::Stop, Life::Waiting(_) | Life::Built(..)) => self.end(Ended::Stopped),
+            (ToVmm::Stop, Life::Waiting(_) | Life::Built(_)) => self.end(Ended::Stopped),
             (ToVmm::Taken, Life::Over(_)) => Life::Done,
             // Crossed with the end of the guest.
             (
@@ -366,22 +372,28 @@ impl Process {
             let parts = handle.checkpoint_parts(Arc::clone(&self.vcpu));
             Box::new(Guest { parts, log, epoch: start.epoch, plan })
         });
+        // It wakes up meanwhile, and waits for the word.
+        if self.machines.send(machine).is_err() {
+            return Ok(self.no_vcpu());
+        }
         if let Ok(name) = std::ffi::CString::new(start.name.as_str()) {
             // Cosmetic.
             let _ = rustix::thread::set_name(&name);
         }
         apply_filter(&self.filter)?;
-        Ok(Life::Built(
-            Box::new(machine),
-            Running { handle, window: for_later, session: None, checkpoints, generation: start.generation },
-        ))
+        let generation = start.generation;
+        Ok(Life::Built(Running { handle, window: for_later, session: None, checkpoints, generation }))
     }
 
-    fn run(&mut self, machine: Machine, mut running: Running) -> Life {
-        if self.machines.send(machine).is_err() {
-            return self.end(Ended::Failed { error: "the vCPU thread has died".into() });
+    fn no_vcpu(&mut self) -> Life {
+        self.end(Ended::Failed { error: "the vCPU thread has died".into() })
+    }
+
+    fn run(&mut self, mut running: Running) -> Life {
+        if self.begin.send(()).is_err() {
+            return self.no_vcpu();
         }
-        // While the other thread wakes up. Whatever it reports goes through this one, and so comes later.
+        // While the guest runs. Whatever it reports goes through this one, and so comes later.
         self.tell(&FromVmm::Running);
         if let Some(guest) = running.checkpoints.take() {
             self.order(Work::Guest(guest), 0);

@@ -72,8 +72,9 @@ pub(crate) type Orders = SyncSender<Work>;
 
 /// Waits for a guest and takes its checkpoints until the control thread is gone.
 pub(crate) fn run(filter: &BpfProgram, work: &Receiver<Work>, news: &News) {
+    let jailed = apply_filter(filter);
     let Ok(Work::Guest(guest)) = work.recv() else { return };
-    if let Err(error) = apply_filter(filter) {
+    if let Err(error) = jailed {
         return news.tell(FromVmm::NoCheckpoint { covers: 0, error: error.to_string(), needs_log: false });
     }
     let Guest { parts, log, epoch, plan } = *guest;

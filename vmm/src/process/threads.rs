@@ -39,11 +39,12 @@ impl Outcome {
     }
 }
 
-/// Waits for the machine and runs it. It exists before there is one, so that starting the thread and jailing it costs a
-/// district nothing.
-pub(super) fn vcpu_thread(filter: &BpfProgram, machines: &Receiver<Machine>, outcome: &Outcome) {
+/// Waits for the machine, then for the word, and runs it. It exists before there is one, so that starting the thread and
+/// jailing it costs a district nothing.
+pub(super) fn vcpu_thread(filter: &BpfProgram, machine: &Receiver<Machine>, begin: &Receiver<()>, outcome: &Outcome) {
     let jailed = apply_filter(filter);
-    let Ok(mut machine) = machines.recv() else { return };
+    let Ok(mut machine) = machine.recv() else { return };
+    let Ok(()) = begin.recv() else { return };
     // A panic here is our mistake; without a report the daemon would believe that the guest runs.
     let run = AssertUnwindSafe(|| machine.run());
     let report = match jailed {

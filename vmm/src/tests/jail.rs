@@ -5,18 +5,19 @@ use std::process::Command;
 
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::process::DumpableBehavior;
+use seccompiler::{BackendError, BpfProgram};
 
 use crate::jail;
 
 /// Names what the child is to try.
 const VARIABLE: &str = "DISTRICT_JAIL_TEST";
-/// Set: under the filter of the vCPU thread.
-const VCPU: &str = "DISTRICT_JAIL_TEST_VCPU";
+/// Names the filter.
+const FILTER: &str = "DISTRICT_JAIL_TEST_FILTER";
 
 type Attempt = (&'static str, fn());
 
-/// None of these returns.
-const FORBIDDEN: [Attempt; 14] = [
+/// None of these returns, whichever filter it is.
+const FORBIDDEN: [Attempt; 11] = [
     ("open", || ignore(std::fs::File::open("/dev/null"))),
     ("socket", || ignore(std::os::unix::net::UnixDatagram::unbound())),
     ("spawn", || drop(Command::new("/bin/true").spawn())),
@@ -25,11 +26,15 @@ const FORBIDDEN: [Attempt; 14] = [
     ("set flags", || ignore(rustix::fs::fcntl_setfl(std::io::stdin(), rustix::fs::OFlags::NONBLOCK))),
     ("set socket options", || ignore(rustix::net::sockopt::set_socket_keepalive(std::io::stdin(), true))),
     ("executable memory", || map(ProtFlags::EXEC | ProtFlags::READ, MapFlags::PRIVATE)),
-    ("shared memory", || map(ProtFlags::WRITE | ProtFlags::READ, MapFlags::SHARED)),
-    ("seals", || ignore(rustix::fs::fcntl_get_seals(std::io::stdin()))),
     ("signal a parent", || other_process()),
     ("dumpable", || ignore(rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable))),
     ("memfd", || ignore(rustix::fs::memfd_create("escape", rustix::fs::MemfdFlags::CLOEXEC))),
+];
+
+/// None of these returns once there is a guest.
+const FORBIDDEN_LATER: [Attempt; 3] = [
+    ("shared memory", || map(ProtFlags::WRITE | ProtFlags::READ, MapFlags::SHARED)),
+    ("seals", || ignore(rustix::fs::fcntl_get_seals(std::io::stdin()))),
     ("create a vm", || create_vm()),
 ];
 
@@ -57,9 +62,16 @@ fn ignore<T>(result: T) {
 #[test]
 fn inmate() {
     let Ok(name) = std::env::var(VARIABLE) else { return };
-    let filter = if std::env::var_os(VCPU).is_some() { jail::vcpu() } else { jail::control() };
-    seccompiler::apply_filter(&filter.unwrap()).unwrap();
-    if let Some((_, attempt)) = FORBIDDEN.iter().find(|(forbidden, _)| *forbidden == name) {
+    let filters: &[fn() -> Result<BpfProgram, BackendError>] = match std::env::var(FILTER).as_deref() {
+        Ok("set-up") => &[jail::set_up],
+        // One after the other, as in a vmm process.
+        Ok("control") => &[jail::set_up, jail::control],
+        Ok("vcpu") => &[jail::vcpu],
+        _ => &[jail::checkpoint],
+    };
+    let filters = filters.iter().map(|filter| filter().unwrap()).collect::<Vec<_>>();
+    filters.iter().for_each(|filter| seccompiler::apply_filter(filter).unwrap());
+    if let Some((_, attempt)) = FORBIDDEN.iter().chain(&FORBIDDEN_LATER).find(|(forbidden, _)| *forbidden == name) {
         attempt();
     } else {
         // What the run loop does between exits, and what the allocator needs.
@@ -71,22 +83,24 @@ fn inmate() {
     unsafe { libc::_exit(42) }
 }
 
-fn child(name: &str, vcpu: bool) -> std::process::ExitStatus {
+fn child(name: &str, filter: &str) -> std::process::ExitStatus {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "tests::jail::inmate", "--nocapture", "--test-threads=1"]).env(VARIABLE, name);
-    if vcpu {
-        command.env(VCPU, "1");
-    }
-    command.output().unwrap().status
+    command.args(["--exact", "tests::jail::inmate", "--nocapture", "--test-threads=1"]);
+    command.env(VARIABLE, name).env(FILTER, filter).output().unwrap().status
 }
 
 #[test]
 fn forbidden_system_calls_kill() {
-    for vcpu in [false, true] {
+    for filter in ["set-up", "control", "vcpu", "checkpoint"] {
         for (name, _) in FORBIDDEN {
-            let status = child(name, vcpu);
-            assert_eq!(status.signal(), Some(libc::SIGSYS), "{name}, vCPU {vcpu}: {status}");
+            let status = child(name, filter);
+            assert_eq!(status.signal(), Some(libc::SIGSYS), "{name}, {filter}: {status}");
         }
-        assert_eq!(child("nothing", vcpu).code(), Some(42));
+        for (name, _) in FORBIDDEN_LATER {
+            let (status, later) = (child(name, filter), filter != "set-up");
+            let wanted = if later { (Some(libc::SIGSYS), None) } else { (None, Some(42)) };
+            assert_eq!((status.signal(), status.code()), wanted, "{name}, {filter}: {status}");
+        }
+        assert_eq!(child("nothing", filter).code(), Some(42), "{filter}");
     }
 }
