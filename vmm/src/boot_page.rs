@@ -4,8 +4,8 @@ use std::mem::offset_of;
 use std::sync::atomic::Ordering;
 
 use district_protocol::ABI_VERSION;
-use district_protocol::boot::{ARGUMENTS_OFFSET, BOOT_MAGIC, BootPage, StartReason};
-use district_protocol::layout::{BOOT_PAGE, DEVICE_BASE, PAGE_SIZE};
+use district_protocol::boot::{ARGUMENTS_MAX, ARGUMENTS_OFFSET, BOOT_MAGIC, BootPage, StartReason};
+use district_protocol::layout::{BOOT_PAGE, DEVICE_BASE};
 
 use crate::clock::GuestClock;
 use crate::control::Start;
@@ -23,8 +23,6 @@ pub(crate) fn write(
     clock: &GuestClock,
     entropy: [u8; 64],
 ) -> Result<(), MemoryError> {
-    // A restored page may have more arguments of an earlier life.
-    ram.clear(BOOT_PAGE, PAGE_SIZE)?;
     let arguments: Vec<u8> = start.arguments.iter().flat_map(|it| it.bytes().chain([0])).collect();
     let length = |range: &std::ops::Range<u64>| range.end - range.start;
     let page = BootPage {
@@ -49,8 +47,12 @@ pub(crate) fn write(
         arguments_len: arguments.len() as u64,
         entropy,
     };
-    ram.write(BOOT_PAGE, &page.encode())?;
-    ram.write(BOOT_PAGE + ARGUMENTS_OFFSET as u64, &arguments)
+    // All of the page, and once: a restored one may have more arguments of an earlier life.
+    let mut bytes = page.encode().to_vec();
+    bytes.resize(ARGUMENTS_OFFSET, 0);
+    bytes.extend(arguments);
+    bytes.resize(ARGUMENTS_OFFSET + ARGUMENTS_MAX, 0);
+    ram.write(BOOT_PAGE, &bytes)
 }
 
 /// Tells the running guest that its connection to the broker is a new one. Who sees the new session with an acquiring

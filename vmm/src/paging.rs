@@ -4,6 +4,7 @@
 //! one. The tables are outside of everything that is mapped. Accessed and dirty bits are set from the start, so that the
 //! processor never writes to a table.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use district_protocol::layout::PAGE_SIZE;
@@ -19,8 +20,6 @@ const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
-/// Where an entry holds the address of a table.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Tables allow everything; the entries for pages decide.
 const TABLE: u64 = PRESENT | WRITABLE | USER | ACCESSED;
@@ -100,7 +99,7 @@ pub(crate) fn tables_needed(regions: &[Region]) -> u64 {
 
 /// Writes the page tables for `regions` to `room`, the root first.
 pub(crate) fn write(ram: &Ram, room: &Range<u64>, regions: &[Region]) -> Result<(), PagingError> {
-    let mut tables = Tables { ram, room, next: room.start };
+    let mut tables = Tables { ram, room, next: room.start, children: BTreeMap::new() };
     let root = tables.allocate()?;
     for region in regions {
         tables.map(root, ROOT_LEVEL, region.addresses.clone(), region.flags())?;
@@ -113,6 +112,9 @@ struct Tables<'a> {
     ram: &'a Ram,
     room: &'a Range<u64>,
     next: u64,
+    /// Entry -> the table that it points to. To read the entries instead would put the kernel's page of zeros into RAM
+    /// first, and taking that away again takes longer than all the rest.
+    children: BTreeMap<u64, u64>,
 }
 
 impl Tables<'_> {
@@ -150,12 +152,12 @@ impl Tables<'_> {
 
     /// The table that the entry at `slot` points to, made if there is none.
     fn child(&mut self, slot: u64) -> Result<u64, PagingError> {
-        let entry = self.ram.read_u64(slot)?;
-        if entry & PRESENT != 0 {
-            return Ok(entry & ADDRESS);
+        if let Some(child) = self.children.get(&slot) {
+            return Ok(*child);
         }
         let child = self.allocate()?;
         self.ram.write(slot, &(child | TABLE).to_le_bytes())?;
+        self.children.insert(slot, child);
         Ok(child)
     }
 }
