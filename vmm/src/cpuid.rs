@@ -182,6 +182,15 @@ impl Cpuid {
     }
 
     #[cfg(test)]
+    pub(crate) fn without_cmpxchg16b(&self) -> Self {
+        let mut less = self.clone();
+        for leaf in less.leaves.iter_mut().filter(|leaf| leaf[..2] == [1, 0]) {
+            leaf[4] &= !(1 << 13);
+        }
+        less
+    }
+
+    #[cfg(test)]
     pub(crate) fn from_leaves(leaves: Vec<[u32; 6]>) -> Self {
         Self { leaves }
     }

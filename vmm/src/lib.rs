@@ -35,6 +35,7 @@ mod shim;
 mod state;
 mod tables;
 mod vcpu;
+mod warm_up;
 
 #[cfg(test)]
 mod tests;

@@ -30,6 +30,7 @@ use crate::registers::{self, RegisterError};
 use crate::report::Ended;
 use crate::state::{Layout, MachineState};
 use crate::vcpu::{Vcpu, lock};
+use crate::warm_up::{self, PendingSignal};
 
 /// Why a machine could not be built.
 #[derive(Debug, Error)]
@@ -119,6 +120,25 @@ impl Blank {
         let kick = Kick::new(borrowed)
             .map_err(|error| host("map the virtual processor")(errno::Error::new(error.raw_os_error())))?;
         Ok(Self { vcpu, cpuid, events, kick: Arc::new(kick), vm })
+    }
+
+    /// Has `run` take the vCPU up to its guest, which costs a district nothing then. It returns whether that is all that
+    /// happened, and gives the machine back.
+    pub(crate) fn warm_up(self, run: impl FnOnce(Self) -> Option<(Self, bool)>) -> Result<Self, BuildError> {
+        warm_up::begin(&self.vcpu).map_err(host("unblock signals"))?;
+        let unclear = |errno| host("warm up a virtual processor")(errno::Error::new(errno));
+        let (blank, warm) = run(self).ok_or_else(|| unclear(libc::ESRCH))?;
+        if !warm {
+            return Err(unclear(libc::EIO));
+        }
+        warm_up::end(&blank.vcpu).map_err(host("block signals"))?;
+        Ok(blank)
+    }
+
+    /// What the vCPU's thread does for [`Self::warm_up`].
+    pub(crate) fn run_up_to_guest(mut self, signal: PendingSignal) -> (Self, bool) {
+        let warm = signal.warm_up(&mut self.vcpu);
+        (self, warm)
     }
 
     /// Memory and doorbells, in this order. `logged`: KVM notes which pages of RAM the guest writes to.

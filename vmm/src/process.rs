@@ -13,8 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::sync_channel;
 
 use kvm_ioctls::Kvm;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -33,7 +32,7 @@ use crate::kick;
 use crate::machine::{Blank, BuildError, Handle, Machine, Parts};
 use crate::report::Ended;
 use files::Files;
-use threads::{Outcome, spawn, vcpu_thread};
+use threads::{Outcome, VcpuThread, spawn};
 
 /// The descriptor that a vmm process inherits, the socket made by [`control::listen`]: its standard input, because that
 /// is one which a parent can set without running code of its own between fork and exec.
@@ -154,10 +153,7 @@ struct Process {
     listener: OwnedFd,
     daemon: Option<VmmEnd>,
     filter: BpfProgram,
-    machines: SyncSender<Machine>,
-    /// Says that the machine is to run.
-    begin: SyncSender<()>,
-    vcpu: Arc<JoinHandle<()>>,
+    vcpu: VcpuThread,
     outcome: Arc<Outcome>,
     checkpoints: Orders,
     news: Arc<News>,
@@ -185,9 +181,7 @@ impl Process {
         let jail = jail::vcpu().map_err(seccompiler::Error::from)?;
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(host("make an eventfd"));
         let outcome = Arc::new(Outcome::new(event()?));
-        let ((machines, machine), (begin, begins)) = (sync_channel(1), sync_channel(1));
-        let result = Arc::clone(&outcome);
-        let vcpu = spawn("vcpu", move || vcpu_thread(&jail, &machine, &begins, &result))?;
+        let vcpu = VcpuThread::start(jail, Arc::clone(&outcome))?;
         let jail = jail::checkpoint().map_err(seccompiler::Error::from)?;
         let news = Arc::new(News::new(event()?));
         let (checkpoints, work) = sync_channel(checkpoint::WORK_MAX);
@@ -198,9 +192,7 @@ impl Process {
             listener,
             daemon: Some(daemon),
             filter: jail::control().map_err(seccompiler::Error::from)?,
-            machines,
-            begin,
-            vcpu: Arc::new(vcpu),
+            vcpu,
             outcome,
             checkpoints,
             news,
@@ -316,7 +308,7 @@ impl Process {
     fn obey(&mut self, message: ToVmm, fds: Vec<OwnedFd>) -> Result<(), ProcessError> {
         let life = std::mem::replace(&mut self.life, Life::Done);
         self.life = match (message, life) {
-            (ToVmm::Prepare(cpuid), Life::Waiting(None)) => Life::Waiting(blank(cpuid, fds)),
+            (ToVmm::Prepare(cpuid), Life::Waiting(None)) => Life::Waiting(self.blank(cpuid, fds)),
             (ToVmm::Start(start), Life::Waiting(Some(blank))) => self.build(&start, blank, fds)?,
             (ToVmm::Run, Life::Built(running)) => self.run(running),
             (ToVmm::Channel, Life::Running(mut running)) => {
@@ -335,7 +327,7 @@ impl Process {
             }
             (ToVmm::Stop, Life::Running(running)) => {
                 // An error means that the thread is gone; then its report is on the way.
-                let _ = running.handle.stop(&self.vcpu);
+                let _ = running.handle.stop(&self.vcpu.handle());
                 Life::Running(running)
             }
             (ToVmm::Stop, Life::Waiting(_) | Life::Built(_)) => self.end(Ended::Stopped),
@@ -351,6 +343,15 @@ impl Process {
             }
         };
         Ok(())
+    }
+
+    /// A blank machine, on the KVM that came with the request. None: nothing came.
+    fn blank(&self, cpuid: Cpuid, fds: Vec<OwnedFd>) -> Option<Result<Blank, BuildError>> {
+        let kvm = fds.into_iter().next()?;
+        // SAFETY: `from_raw_fd` wants a descriptor that nobody else owns; `into_raw_fd` just gave it up. That it is
+        // `/dev/kvm` is the daemon's word; another file refuses the requests.
+        let kvm = unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) };
+        Some(Blank::new(&kvm, cpuid).and_then(|blank| blank.warm_up(|blank| self.vcpu.warm_up(blank))))
     }
 
     /// Builds the machine. What is wrong with the district ends it; an error is one of this process.
@@ -369,11 +370,11 @@ impl Process {
             Err(error) => return Ok(self.end(Ended::Failed { error: error.to_string() })),
         };
         let checkpoints = start.checkpoints.zip(log).map(|(plan, log)| {
-            let parts = handle.checkpoint_parts(Arc::clone(&self.vcpu));
+            let parts = handle.checkpoint_parts(self.vcpu.handle());
             Box::new(Guest { parts, log, epoch: start.epoch, plan })
         });
         // It wakes up meanwhile, and waits for the word.
-        if self.machines.send(machine).is_err() {
+        if self.vcpu.take(machine).is_none() {
             return Ok(self.no_vcpu());
         }
         if let Ok(name) = std::ffi::CString::new(start.name.as_str()) {
@@ -390,7 +391,7 @@ impl Process {
     }
 
     fn run(&mut self, mut running: Running) -> Life {
-        if self.begin.send(()).is_err() {
+        if self.vcpu.begin().is_none() {
             return self.no_vcpu();
         }
         // While the guest runs. Whatever it reports goes through this one, and so comes later.
@@ -455,15 +456,6 @@ impl Running {
             self.session = Some(socket);
         }
     }
-}
-
-/// A blank machine, on the KVM that came with the request. None: nothing came.
-fn blank(cpuid: Cpuid, fds: Vec<OwnedFd>) -> Option<Result<Blank, BuildError>> {
-    let kvm = fds.into_iter().next()?;
-    // SAFETY: `from_raw_fd` wants a descriptor that nobody else owns; `into_raw_fd` just gave it up. That it is
-    // `/dev/kvm` is the daemon's word; another file refuses the requests.
-    let kvm = unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) };
-    Some(Blank::new(&kvm, cpuid))
 }
 
 /// Adds what there is to add, and says where.

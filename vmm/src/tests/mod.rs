@@ -34,6 +34,7 @@ use crate::machine::{Blank, BuildError, Handle, Machine, Parts};
 use crate::memory::Ram;
 use crate::origin::Origin;
 use crate::report::{Ended, Fault};
+use crate::warm_up::PendingSignal;
 use elf::Elf;
 
 /// Where [`program`] puts the code.
@@ -158,7 +159,9 @@ impl Guest {
 
 /// A machine with nothing in it, where there is KVM.
 pub(crate) fn blank() -> Blank {
-    Blank::new(&Kvm::new().unwrap(), Host::get().unwrap().cpuid.clone()).unwrap()
+    let blank = Blank::new(&Kvm::new().unwrap(), Host::get().unwrap().cpuid.clone()).unwrap();
+    // As in a vmm process, though there its vCPU's own thread does it.
+    blank.warm_up(|blank| Some(blank.run_up_to_guest(PendingSignal::new().unwrap()))).unwrap()
 }
 
 /// Runs `code` as a program of its own until it ends.
