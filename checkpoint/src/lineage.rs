@@ -274,9 +274,18 @@ impl<D: Directory> Lineage<D> {
         begin_segment(&self.directory, &header)
     }
 
+    fn written(&self) -> impl Iterator<Item = &Segment<D::File>> {
+        self.segments.iter().filter(|segment| segment.scan.size != BLOCK_SIZE as u64)
+    }
+
+    /// Whether [`Lineage::sync_log`] has nothing to do.
+    pub fn log_is_empty(&self) -> bool {
+        self.written().next().is_none()
+    }
+
     /// Makes durable what is in the log, as it was when the lineage was opened. Segments that hold nothing are left out.
     pub fn sync_log(&self) -> Result<(), Error> {
-        for segment in self.segments.iter().filter(|segment| segment.scan.size != BLOCK_SIZE as u64) {
+        for segment in self.written() {
             segment.file.sync_data().map_err(Error::storage("cannot sync a log segment"))?;
         }
         Ok(())

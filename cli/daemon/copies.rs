@@ -6,7 +6,7 @@ use anyhow::Result;
 use district_broker::DistrictId;
 
 use super::checkpoints::no_checkpoint;
-use super::district::District;
+use super::district::{District, Standing};
 use super::event_loop::EventLoop;
 use super::life_file::LifeFile;
 use super::requests::refusal;
@@ -192,13 +192,13 @@ impl EventLoop {
         // What a command hosts ends with it; no later daemon is to start it.
         let record = Record { wanted: start && !self.host.tied, ..Record::new(id.0, spec) };
         let epoch = LifeFile::open(self.host.directory.path(), id).map_err(refusal)?.epoch();
-        self.host.store.put_district(name.as_str(), &record).map_err(refusal)?;
-        let slot = self.add_district(District::new(name, record, epoch));
-        if start && let Err(refusal) = self.start_by_request(slot) {
-            self.not_wanted(slot);
-            return Err(refusal);
+        if start {
+            let standing = Standing::New;
+            let slot = self.add_district(District { standing, ..District::new(name, record, epoch) });
+            return self.start_by_request(slot).map(|()| slot);
         }
-        Ok(slot)
+        self.host.store.put_district(name.as_str(), &record).map_err(refusal)?;
+        Ok(self.add_district(District::new(name, record, epoch)))
     }
 
     /// Says with which memory a district is to begin its next life, if it can.

@@ -42,6 +42,19 @@ pub struct District {
     pub beginning: Beginning,
     /// The start that waits until a job is done with its files.
     pub put_off: Option<StartReason>,
+    /// How far the catalogue knows it.
+    pub standing: Standing,
+}
+
+/// How far the catalogue knows a district.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The next daemon would know it.
+    Recorded,
+    /// A copy whose first life begins: it is recorded when its files are durable.
+    New,
+    /// A copy that could not begin: it is forgotten with its first life.
+    GivenUp,
 }
 
 /// What somebody wants when a life has ended.
@@ -142,13 +155,15 @@ impl District {
             },
             beginning: Beginning::Newest,
             put_off: None,
+            standing: Standing::Recorded,
             record,
         }
     }
 
     /// Whether a start of it is under way: put off, or waiting for the disk.
     pub fn is_beginning(&self) -> bool {
-        self.put_off.is_some() || self.life.as_ref().is_some_and(|life| life.is_committing)
+        let is_committing = self.life.as_ref().is_some_and(|life| life.is_committing);
+        self.put_off.is_some() || is_committing || self.standing != Standing::Recorded
     }
 
     /// Whether the checkpoint is being taken that its next life goes on from.

@@ -6,12 +6,14 @@ use district_broker::supervisor::{self, Action, Ending};
 use district_protocol::status::Reason;
 use district_vmm::report::Ended;
 
+use super::district::{District, Standing, Waiting};
 use super::event_loop::EventLoop;
 use super::lives::START_TIME;
 use super::watched::Due;
-use super::{logs, process};
+use super::{life_file, logs, process};
 use crate::api::event::{Event, EventKind, now_ms};
 use crate::api::info::{End, State};
+use crate::api::refusal::Refusal;
 
 /// That many times are what a process has left that has ended read: more than its socket holds.
 const LAST_MESSAGES: u32 = 64;
@@ -126,6 +128,9 @@ impl EventLoop {
 
     /// A life is over; decides whether another one follows.
     pub fn life_over(&mut self, slot: usize, ending: Ending, kind: EventKind, exit_code: Option<u8>, text: String) {
+        if self.slots[slot].standing == Standing::GivenUp {
+            return self.forget(slot, kind, text);
+        }
         let stopping = self.slots[slot].state == State::Stopping;
         let action = self.slots[slot].supervisor.ended(self.now, ending);
         let district = &mut self.slots[slot];
@@ -170,6 +175,24 @@ impl EventLoop {
         }
         self.answer_starters();
         self.answer_waiting(slot);
+    }
+
+    /// Forgets a copy that could not begin.
+    fn forget(&mut self, slot: usize, kind: EventKind, text: String) {
+        let District { name, id, epoch, waiting, .. } = &mut self.slots[slot];
+        let (name, id, epoch, waiting) = (name.clone(), *id, *epoch, std::mem::take(waiting));
+        // For the names that it has bound.
+        self.core.detach(self.now, id, Reason::Destroyed, 0);
+        self.carry_out();
+        life_file::remove(self.host.directory.path(), id);
+        logs::remove(self.host.directory.path(), &name);
+        self.drop_district(slot);
+        self.answer_starters();
+        for Waiting::Stopped(reply) | Waiting::Restart(reply) in waiting {
+            reply.send(Err(Refusal::no_district(&name)));
+        }
+        self.publish(&Event::now(kind, name.clone(), epoch, State::Stopped, text));
+        self.publish(&Event::now(EventKind::Removed, name, epoch, State::Stopped, "removed"));
     }
 }
 

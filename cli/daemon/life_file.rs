@@ -134,14 +134,31 @@ pub fn directory(state: &Path, id: DistrictId) -> PathBuf {
 
 /// Makes the file of a district that is a copy and not in the catalogue yet: its lives follow those of the one that its
 /// memory is a copy of, up to this epoch and handle serial. The program in it knows that epoch, and handles, and is to
-/// take no later ones for the same. The district's directory is there; all names in it are durable when this returns.
+/// take no later ones for the same. The district's directory is there. Nothing is durable before its first life is, and
+/// [`sync_names`] has been called.
 pub fn follow(state: &Path, id: DistrictId, epoch: u64, next_serial: u64) -> Result<()> {
     let path = directory(state, id).join("lives");
     let life = Life { sequence: 1, epoch, next_serial: next_serial.max(1), ..Life::NONE };
     // Under its name at once, unlike the first of a district that is known: as long as nobody knows of this one, half a
     // file does no harm, and this is one commit of the file system less.
-    let made = write_new(&path, &life.encode(id)).and_then(|_| sync_names(&path));
-    made.with_context(|| format!("{}: cannot be made", path.display()))
+    let made = write_new(&path, &life.encode(id));
+    made.map(drop).with_context(|| format!("{}: cannot be made", path.display()))
+}
+
+/// Makes durable what [`follow`] has made, for a district that is not started now.
+pub fn sync(state: &Path, id: DistrictId) -> Result<()> {
+    let path = directory(state, id).join("lives");
+    let synced = File::open(&path).and_then(|file| file.sync_all());
+    synced.with_context(|| format!("{}: does not get to the disk", path.display()))?;
+    sync_names(state, id)
+}
+
+/// Makes the names on the way to a district's files durable, from the state directory on.
+pub fn sync_names(state: &Path, id: DistrictId) -> Result<()> {
+    let district = directory(state, id);
+    let synced =
+        [district.as_path(), parent(&district), state].into_iter().try_for_each(|it| File::open(it)?.sync_all());
+    synced.with_context(|| format!("{}: does not get to the disk", district.display()))
 }
 
 /// The file of one district, open.
@@ -178,7 +195,11 @@ impl LifeFile {
         let path = directory(state, id).join("lives");
         let open = || OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&path);
         let file = match open() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => create(&path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let file = create(&path).with_context(|| format!("{}: cannot be made", path.display()))?;
+                sync_names(state, id)?;
+                Ok(file)
+            }
             opened => opened,
         };
         let file = file.with_context(|| format!("{}: cannot be opened", path.display()))?;
@@ -267,24 +288,16 @@ fn create(path: &Path) -> io::Result<File> {
     DirBuilder::new().recursive(true).mode(0o700).create(parent(path))?;
     let new = path.with_extension("new");
     let file = write_new(&new, &[0; BLOCK])?;
+    file.sync_all()?;
     std::fs::rename(&new, path)?;
-    sync_names(path)?;
     Ok(file)
 }
 
-/// Writes a file whose second block is this, durably.
+/// Writes a file whose second block is this.
 fn write_new(path: &Path, second: &[u8; BLOCK]) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all_at(&[[0; BLOCK], *second].concat(), 0)?;
-    file.sync_all()?;
     Ok(file)
-}
-
-/// Makes the names on the way to a district's file durable, from the state directory on.
-fn sync_names(path: &Path) -> io::Result<()> {
-    let district = parent(path);
-    let all = parent(district);
-    [district, all, parent(all)].into_iter().try_for_each(|directory| File::open(directory)?.sync_all())
 }
 
 fn parent(path: &Path) -> &Path {

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use district_broker::DistrictId;
 use district_broker::supervisor::{self, Ending, RestartPolicy, RestartWhen};
 use district_protocol::ABI_VERSION;
 use district_protocol::boot::StartReason;
@@ -11,11 +12,11 @@ use district_protocol::status::Reason;
 use district_vmm::control::{self, Beginning, DaemonEnd, FromVmm, StartFiles};
 
 use super::checkpoints::Requests;
-use super::district::{District, Life, Session};
+use super::district::{District, Life, Session, Standing};
 use super::event_loop::EventLoop;
 use super::image;
 use super::jobs::{self, Then};
-use super::life_file::{LifeFile, Reserved};
+use super::life_file::{self, LifeFile, Reserved};
 use super::logs::Log;
 use super::memory::Origin;
 use super::process::Process;
@@ -108,6 +109,9 @@ impl EventLoop {
     /// A life could not begin.
     fn not_started(&mut self, slot: usize, error: &anyhow::Error) {
         self.tell_starters(slot, error);
+        if self.slots[slot].standing == Standing::New {
+            self.slots[slot].standing = Standing::GivenUp;
+        }
         let text = format!("it cannot be started: {error:#}");
         self.kill(slot, text.clone());
         if self.slots[slot].life.is_none() {
@@ -154,28 +158,51 @@ impl EventLoop {
         let beginning = lives.begin_life(identity)?;
         district.epoch = beginning.epoch();
         life.is_committing = true;
-        let (number, log) = (life.number, origin.log);
+        let (id, number, log) = (district.id, life.number, origin.log);
+        let is_new = district.standing == Standing::New;
         self.jobs.commit(move || {
-            let reserved = match log {
-                Some(log) => log.sync(|| beginning.commit()),
-                None => beginning.commit(),
+            let commit = || {
+                let reserved = beginning.commit()?;
+                if is_new {
+                    life_file::sync_names(&directory, id)?;
+                }
+                Ok(reserved)
             };
-            Box::new(move |event_loop: &mut EventLoop| event_loop.committed(number, reserved)) as Then
+            let reserved = match log {
+                Some(log) => log.sync(commit),
+                None => commit(),
+            };
+            Box::new(move |event_loop: &mut EventLoop| event_loop.committed(id, number, reserved)) as Then
         });
         Ok(())
     }
 
     /// What a life needs is durable, or cannot be.
-    fn committed(&mut self, number: u64, reserved: Result<Reserved>) {
-        // It may have ended meanwhile.
-        let Some(slot) = self.slot_of_life(number) else { return };
-        if let Some(life) = &mut self.slots[slot].life {
-            life.is_committing = false;
-        }
-        if let Err(error) = reserved.and_then(|reserved| self.begin(slot, reserved)) {
+    fn committed(&mut self, id: DistrictId, number: u64, reserved: Result<Reserved>) {
+        let Some(slot) = self.slot_of(id) else { return };
+        let begun = reserved.and_then(|reserved| {
+            // The life may have ended meanwhile.
+            if let Some(life) = self.slots[slot].life.as_mut().filter(|life| life.number == number) {
+                life.is_committing = false;
+                self.begin(slot, reserved)?;
+            }
+            self.record(slot)
+        });
+        if let Err(error) = begun {
             self.not_started(slot, &error);
         }
         self.answer_starters();
+    }
+
+    /// Has the catalogue know a copy, whose files are durable now: while its program begins, and before anybody hears of
+    /// either.
+    fn record(&mut self, slot: usize) -> Result<()> {
+        let district = &mut self.slots[slot];
+        if district.standing == Standing::New {
+            self.host.store.put_district(district.name.as_str(), &district.record)?;
+            district.standing = Standing::Recorded;
+        }
+        Ok(())
     }
 
     /// Has the program begin, unless somebody wants it to end already.
@@ -355,7 +382,10 @@ impl EventLoop {
     /// Remembers all that is to be known of it.
     pub fn save(&mut self, slot: usize) {
         let district = &self.slots[slot];
-        if let Err(error) = self.host.store.put_district(district.name.as_str(), &district.record) {
+        // One that is new is recorded when it can be.
+        if district.standing == Standing::Recorded
+            && let Err(error) = self.host.store.put_district(district.name.as_str(), &district.record)
+        {
             log::error!("district {}: its record is not on disk: {error:#}", district.name);
         }
     }

@@ -226,7 +226,9 @@ impl EventLoop {
         if self.ending.is_some() {
             return Err(Refusal::shutting_down());
         }
-        self.start_requested(slot).map_err(|error| not_started(&self.slots[slot].name, &error))
+        // One that is new is gone when it cannot begin.
+        let name = self.slots[slot].name.clone();
+        self.start_requested(slot).map_err(|error| not_started(&name, &error))
     }
 
     fn stop_by_request(&mut self, slot: usize, waiting: Waiting) {

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use district_broker::DistrictId;
 use district_checkpoint::{
-    BASE, Depth, Folder, Identity, Image, ImageInfo, ImportLimits, Lineage, Progress, Restore, SegmentHeader,
-    begin_segment, create_segment, export, import, write_image,
+    BASE, Depth, Folder, Identity, Image, ImportLimits, Lineage, Progress, Restore, SegmentHeader, create_segment,
+    export, import, write_image,
 };
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
@@ -171,21 +171,15 @@ impl Place {
     }
 
     /// Makes the memory of a district that has none begin with a snapshot of this one. The specification that it was
-    /// made with.
+    /// made with. Nothing is durable before [`life_file::follow`] says.
     pub fn copy_to(&self, tag: &Tag, to: DistrictId) -> Result<Spec> {
         let (image, _) = self.open(tag)?;
         let about: About =
             serde_json::from_slice(&image.description()?).context("the snapshot does not say what it is of")?;
-        // All is made first and made durable then: the first flush takes most of it with it.
         let target = directory(&self.state, to);
         DirBuilder::new().recursive(true).mode(0o700).create(&target)?;
         fs::hard_link(self.snapshot(tag), target.join(BASE))?;
-        let ImageInfo { memory_size, stamp, .. } = image.info();
-        // Where the first life is going to write its checkpoints.
-        let log = begin_segment(&folder(&target)?, &first_segment(to, memory_size, stamp.generation)?)?;
-        life_file::follow(&self.state, to, stamp.epoch, about.next_serial)?;
-        log.sync_all()?;
-        File::open(&target)?.sync_all()?;
+        life_file::follow(&self.state, to, image.info().stamp.epoch, about.next_serial)?;
         Ok(about.spec)
     }
 
@@ -277,6 +271,7 @@ pub fn take_in(state: &Path, id: DistrictId, path: &Path, progress: &mut Progres
         return Err(Refusal::new(RefusalKind::Invalid, what).into());
     }
     life_file::follow(state, id, info.stamp.epoch, next_serial)?;
+    life_file::sync(state, id)?;
     Ok(spec)
 }
 

@@ -1,5 +1,6 @@
 //! Disks that are full, and files that are not what was written: memory is never silently wrong.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -108,6 +109,30 @@ fn c49_a_district_that_cannot_begin_for_want_of_room_begins_when_there_is_some()
     assert!(end.last_end.unwrap().text.contains("No space left on device"));
     fs::remove_file(&filler).unwrap();
     assert!(count_after_loss(&host, seen) >= count);
+}
+
+#[test]
+fn c49_a_clone_for_which_there_is_no_room_leaves_nothing() {
+    needs_kvm!();
+    let Some((host, folder)) = on_small_disk("'on-demand'") else { return };
+    host.ok(&["snapshot", "counter", "--tag", "t"]);
+    let files = || fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect::<BTreeSet<_>>();
+    let filler = fill(&folder);
+    let (before, full) = (files(), fs::metadata(&filler).unwrap().len());
+    // Its own file needs two pages, its log one more.
+    for pages in 0..3 {
+        OpenOptions::new().write(true).open(&filler).unwrap().set_len(full - pages * 4096).unwrap();
+        let ran = host.run(&["clone", "counter", "twin", "--from", "t"]);
+        assert_eq!(ran.code(), Some(1), "{pages}: {ran:?}");
+        assert!(ran.err.contains("No space left on device"), "{pages}: {}", ran.err);
+        wait("it is forgotten", || (host.list().len() == 2 && files() == before).then_some(()));
+    }
+    fs::remove_file(&filler).unwrap();
+    host.ok(&["clone", "counter", "twin", "--from", "t"]);
+    host.running("twin");
+    host.ok(&["stop", "twin"]);
+    host.ok(&["start", "twin"]);
+    assert_eq!(host.running("twin").epoch, host.info("counter").epoch + 2);
 }
 
 /// Files of notes that were written, committed, restored and written again, and what each generation must have.
