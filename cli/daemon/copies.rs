@@ -119,12 +119,33 @@ impl EventLoop {
         reply: Reply<DistrictInfo>,
     ) {
         let place = self.place(slot);
-        self.new_district(name, true, reply, move |teller, id| match from {
-            Some(tag) => place.copy_to(&tag, id),
-            None => {
+        match from {
+            Some(tag) => self.copy_snapshot(place, tag, name, reply),
+            None => self.new_district(name, true, reply, move |teller, id| {
                 let mut progress = snapshots::report(teller, place.name.clone(), "copy");
                 place.copy_now(generation, id, &mut progress)
-            }
+            }),
+        }
+    }
+
+    /// Makes and starts a district that begins with a snapshot. Nothing is copied, so it is no job: its files are made,
+    /// and become durable while its machine is built.
+    fn copy_snapshot(&mut self, place: Place, tag: Tag, name: Name, reply: Reply<DistrictInfo>) {
+        let id = match new_id() {
+            Ok(id) => id,
+            Err(refusal) => return reply.send(Err(refusal)),
+        };
+        self.jobs.commit(move |teller| {
+            let made = place.copy_to(&tag, id);
+            let is_made = made.is_ok();
+            teller.tell(Box::new(move |event_loop| event_loop.made(name, id, made, true, reply)));
+            let durable = if is_made { snapshots::sync_copy(&place.state, id) } else { Ok(()) };
+            // Before its first life is committed, which this thread does next.
+            Box::new(move |event_loop: &mut EventLoop| {
+                if let (Err(error), Some(slot)) = (durable, event_loop.slot_of(id)) {
+                    event_loop.not_started(slot, &error);
+                }
+            })
         });
     }
 
@@ -161,28 +182,29 @@ impl EventLoop {
         reply: Reply<DistrictInfo>,
         make: impl FnOnce(&super::jobs::Teller, DistrictId) -> Result<Spec> + Send + 'static,
     ) {
-        let mut id = [0; 16];
-        if let Err(error) = traffic::random(&mut id) {
-            return reply.send(Err(Refusal::new(RefusalKind::Failed, format!("no random bytes: {error}"))));
+        match new_id() {
+            Ok(id) => self.job(
+                reply,
+                move |teller| make(teller, id),
+                move |event_loop, made, reply| event_loop.made(name, id, made, start, reply),
+            ),
+            Err(refusal) => reply.send(Err(refusal)),
         }
-        let id = DistrictId(id);
-        self.job(
-            reply,
-            move |teller| make(teller, id),
-            move |event_loop, made, reply| {
-                let added = made.map_err(refusal).and_then(|spec| {
-                    event_loop.check_new(&name)?;
-                    event_loop.add_copy(name, id, spec, start)
-                });
-                if added.is_err() && !event_loop.ids.contains_key(&id) {
-                    super::life_file::remove(event_loop.host.directory.path(), id);
-                }
-                match added {
-                    Ok(slot) => event_loop.answer_when_begun(vec![slot], StarterReply::One(reply)),
-                    Err(refusal) => reply.send(Err(refusal)),
-                }
-            },
-        );
+    }
+
+    /// The memory of a new district has been made, or cannot be.
+    fn made(&mut self, name: Name, id: DistrictId, made: Result<Spec>, start: bool, reply: Reply<DistrictInfo>) {
+        let added = made.map_err(refusal).and_then(|spec| {
+            self.check_new(&name)?;
+            self.add_copy(name, id, spec, start)
+        });
+        if added.is_err() && !self.ids.contains_key(&id) {
+            super::life_file::remove(self.host.directory.path(), id);
+        }
+        match added {
+            Ok(slot) => self.answer_when_begun(vec![slot], StarterReply::One(reply)),
+            Err(refusal) => reply.send(Err(refusal)),
+        }
     }
 
     fn add_copy(&mut self, name: Name, id: DistrictId, spec: Spec, start: bool) -> Result<usize, Refusal> {
@@ -246,4 +268,12 @@ impl EventLoop {
             },
         );
     }
+}
+
+/// An identity that nothing has had yet.
+fn new_id() -> Result<DistrictId, Refusal> {
+    let mut id = [0; 16];
+    let made = traffic::random(&mut id);
+    made.map_err(|error| Refusal::new(RefusalKind::Failed, format!("no random bytes: {error}")))?;
+    Ok(DistrictId(id))
 }

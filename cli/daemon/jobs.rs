@@ -1,6 +1,6 @@
 //! Work on files that takes longer than the event loop may: each job is a thread, and what it has found out comes back as
-//! something for the event loop to do. Commits, which each start needs one of, have a thread together: they are short where
-//! the disk is quick, and never refused.
+//! something for the event loop to do. Commits, which each start needs one of, have a thread together, and with them what
+//! must come before them: they are short where the disk is quick, and never refused.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -126,10 +126,11 @@ impl Jobs {
     }
 
     /// Begins to make something durable, once what was to be made durable before is.
-    pub fn commit(&mut self, work: impl FnOnce() -> Then + Send + 'static) {
+    pub fn commit(&mut self, work: impl FnOnce(&Teller) -> Then + Send + 'static) {
         self.commit_count += 1;
+        let teller = self.teller.clone();
         // Its thread ends only when this sender does.
-        let _ = self.commits.send(Box::new(work));
+        let _ = self.commits.send(Box::new(move || work(&teller)));
     }
 
     /// What the event loop is to do.

@@ -134,8 +134,7 @@ pub fn directory(state: &Path, id: DistrictId) -> PathBuf {
 
 /// Makes the file of a district that is a copy and not in the catalogue yet: its lives follow those of the one that its
 /// memory is a copy of, up to this epoch and handle serial. The program in it knows that epoch, and handles, and is to
-/// take no later ones for the same. The district's directory is there. Nothing is durable before its first life is, and
-/// [`sync_names`] has been called.
+/// take no later ones for the same. The district's directory is there. Nothing is durable before [`sync`].
 pub fn follow(state: &Path, id: DistrictId, epoch: u64, next_serial: u64) -> Result<()> {
     let path = directory(state, id).join("lives");
     let life = Life { sequence: 1, epoch, next_serial: next_serial.max(1), ..Life::NONE };
@@ -145,7 +144,7 @@ pub fn follow(state: &Path, id: DistrictId, epoch: u64, next_serial: u64) -> Res
     made.map(drop).with_context(|| format!("{}: cannot be made", path.display()))
 }
 
-/// Makes durable what [`follow`] has made, for a district that is not started now.
+/// Makes durable what [`follow`] has made, and the names on the way to it.
 pub fn sync(state: &Path, id: DistrictId) -> Result<()> {
     let path = directory(state, id).join("lives");
     let synced = File::open(&path).and_then(|file| file.sync_all());
@@ -154,7 +153,7 @@ pub fn sync(state: &Path, id: DistrictId) -> Result<()> {
 }
 
 /// Makes the names on the way to a district's files durable, from the state directory on.
-pub fn sync_names(state: &Path, id: DistrictId) -> Result<()> {
+fn sync_names(state: &Path, id: DistrictId) -> Result<()> {
     let district = directory(state, id);
     let synced =
         [district.as_path(), parent(&district), state].into_iter().try_for_each(|it| File::open(it)?.sync_all());

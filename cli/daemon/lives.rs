@@ -16,7 +16,7 @@ use super::district::{District, Life, Session, Standing};
 use super::event_loop::EventLoop;
 use super::image;
 use super::jobs::{self, Then};
-use super::life_file::{self, LifeFile, Reserved};
+use super::life_file::{LifeFile, Reserved};
 use super::logs::Log;
 use super::memory::Origin;
 use super::process::Process;
@@ -107,7 +107,7 @@ impl EventLoop {
     }
 
     /// A life could not begin.
-    fn not_started(&mut self, slot: usize, error: &anyhow::Error) {
+    pub fn not_started(&mut self, slot: usize, error: &anyhow::Error) {
         self.tell_starters(slot, error);
         if self.slots[slot].standing == Standing::New {
             self.slots[slot].standing = Standing::GivenUp;
@@ -159,18 +159,10 @@ impl EventLoop {
         district.epoch = beginning.epoch();
         life.is_committing = true;
         let (id, number, log) = (district.id, life.number, origin.log);
-        let is_new = district.standing == Standing::New;
-        self.jobs.commit(move || {
-            let commit = || {
-                let reserved = beginning.commit()?;
-                if is_new {
-                    life_file::sync_names(&directory, id)?;
-                }
-                Ok(reserved)
-            };
+        self.jobs.commit(move |_| {
             let reserved = match log {
-                Some(log) => log.sync(commit),
-                None => commit(),
+                Some(log) => log.sync(|| beginning.commit()),
+                None => beginning.commit(),
             };
             Box::new(move |event_loop: &mut EventLoop| event_loop.committed(id, number, reserved)) as Then
         });
@@ -194,7 +186,7 @@ impl EventLoop {
         self.answer_starters();
     }
 
-    /// Has the catalogue know a copy, whose files are durable now: while its program begins, and before anybody hears of
+    /// Has the catalogue know a copy, whose files are durable: while its program begins, and before anybody hears of
     /// either.
     fn record(&mut self, slot: usize) -> Result<()> {
         let district = &mut self.slots[slot];

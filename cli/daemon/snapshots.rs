@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use district_broker::DistrictId;
 use district_checkpoint::{
-    BASE, Depth, Folder, Identity, Image, ImportLimits, Lineage, Progress, Restore, SegmentHeader, create_segment,
-    export, import, write_image,
+    BASE, Depth, Folder, Identity, Image, ImageInfo, ImportLimits, Lineage, Progress, Restore, SegmentHeader,
+    begin_segment, create_segment, export, import, write_image,
 };
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
@@ -171,7 +171,7 @@ impl Place {
     }
 
     /// Makes the memory of a district that has none begin with a snapshot of this one. The specification that it was
-    /// made with. Nothing is durable before [`life_file::follow`] says.
+    /// made with. Nothing is durable before [`sync_copy`].
     pub fn copy_to(&self, tag: &Tag, to: DistrictId) -> Result<Spec> {
         let (image, _) = self.open(tag)?;
         let about: About =
@@ -179,7 +179,11 @@ impl Place {
         let target = directory(&self.state, to);
         DirBuilder::new().recursive(true).mode(0o700).create(&target)?;
         fs::hard_link(self.snapshot(tag), target.join(BASE))?;
-        life_file::follow(&self.state, to, image.info().stamp.epoch, about.next_serial)?;
+        let ImageInfo { memory_size, stamp, .. } = image.info();
+        // Where the first life is going to write its checkpoints. That one would make it, too, but then the file system
+        // would have another commit to do.
+        begin_segment(&folder(&target)?, &first_segment(to, memory_size, stamp.generation)?)?;
+        life_file::follow(&self.state, to, stamp.epoch, about.next_serial)?;
         Ok(about.spec)
     }
 
@@ -193,6 +197,7 @@ impl Place {
         let identity = Identity { lineage: self.id.0, description: &description };
         write_image(&folder(&directory(&self.state, to))?, BASE, &restore, &identity, progress)?;
         life_file::follow(&self.state, to, restore.stamp().epoch, about.next_serial)?;
+        life_file::sync(&self.state, to)?;
         Ok(about.spec)
     }
 
@@ -242,6 +247,15 @@ impl Place {
         }
         Ok(info)
     }
+}
+
+/// Makes durable what [`Place::copy_to`] has made.
+pub fn sync_copy(state: &Path, id: DistrictId) -> Result<()> {
+    // All has been made before this: the first flush takes most of it with it.
+    let memory = directory(state, id);
+    let synced = File::open(&memory).and_then(|directory| directory.sync_all());
+    synced.with_context(|| format!("{}: does not get to the disk", memory.display()))?;
+    life_file::sync(state, id)
 }
 
 /// Makes the memory of a new district from an exported snapshot, and says what it was of.
