@@ -305,6 +305,12 @@ impl<D: Directory> Lineage<D> {
         Restore::new(image, segments, &chain, generation)
     }
 
+    /// How many segments a generation is restored from.
+    pub fn segments_of(&self, generation: u64) -> Result<usize, Error> {
+        let chain = self.history.chain(generation).ok_or(Error::NotRestorable(generation))?;
+        Ok(chain.entries.chunk_by(|one, next| one.segment == next.segment).count())
+    }
+
     /// Opens the files that a generation is restored from, so that another process can do it.
     pub fn restore_files(&self, generation: u64) -> Result<RestoreFiles<D::File>, Error> {
         let chain = self.history.chain(generation).ok_or(Error::NotRestorable(generation))?;

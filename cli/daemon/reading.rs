@@ -36,7 +36,7 @@ impl Opened {
 pub fn open(place: &Place, wanted: Wanted) -> Result<Lineage<Folder>> {
     let mut lineage = memory::lineage(&place.state, place.id, place.spec.memory, Depth::Data)?;
     if let Some(generation) = memory::choose(&lineage, wanted)?
-        && lineage.restore_files(generation)?.segments.len() > SEGMENTS_MAX
+        && lineage.segments_of(generation)? > SEGMENTS_MAX
     {
         // Nothing else is under way, and this is how it becomes less.
         migration::migrate(&mut lineage, generation, u64::MAX)?;

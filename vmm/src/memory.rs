@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use district_protocol::layout::RAM_BASE;
 use rustix::io::Errno;
+use rustix::mm::Advice;
 use thiserror::Error;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress, MmapRegion};
 
@@ -96,6 +97,22 @@ impl Ram {
         }
     }
 
+    /// Has the kernel make several whole pages that are about to be written to, at once: a fault for each would take several
+    /// times as long. The range is in RAM.
+    fn populate(&self, offset: MemoryRegionAddress, bytes: usize) {
+        const PAGE: usize = 4096;
+        let Ok(begin) = usize::try_from(offset.0) else { return };
+        let end = begin.saturating_add(bytes) / PAGE * PAGE;
+        let start = begin.next_multiple_of(PAGE);
+        if end < start.saturating_add(2 * PAGE) {
+            return;
+        }
+        let pages = self.region.as_ptr().wrapping_add(start);
+        // SAFETY: `madvise` wants advice that leaves the contents of memory as they are, which this does, and pages that are
+        // mapped: those are in `self`'s own mapping. Where the kernel does not know it (before Linux 5.14) there are faults.
+        let _ = unsafe { rustix::mm::madvise(pages.cast(), end - start, Advice::LinuxPopulateWrite) };
+    }
+
     pub(crate) fn read(&self, address: u64, out: &mut [u8]) -> Result<(), MemoryError> {
         let error = MemoryError::OutOfRange { address, bytes: out.len() as u64 };
         let offset = self.offset(address, out.len())?;
@@ -104,6 +121,7 @@ impl Ram {
 
     pub(crate) fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
         let offset = self.offset(address, data.len())?;
+        self.populate(offset, data.len());
         let error = MemoryError::OutOfRange { address, bytes: data.len() as u64 };
         self.region.write_slice(data, offset).map_err(|_| error)
     }
@@ -131,6 +149,7 @@ impl Ram {
         let range = MemoryError::OutOfRange { address, bytes };
         let size = usize::try_from(bytes).map_err(|_| MemoryError::OutOfRange { address, bytes })?;
         let start = self.offset(address, size)?;
+        self.populate(start, size);
         let slice = self.region.get_slice(start, size).map_err(|_| range)?;
         let guard = slice.ptr_guard_mut();
         let mut done = 0;
