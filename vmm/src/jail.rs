@@ -1,9 +1,10 @@
 //! What a vmm process may still ask of the kernel: a list of system calls, everything else kills it.
 //!
-//! Each thread has its own list. The control thread has two: before it hears of a district, and with it of a program and
-//! a checkpoint that somebody else has made, it gives up all that making a machine does not need: opening, connecting, new
-//! threads, other programs, descriptor flags, executable memory. Before the first instruction of the guest it gives up
-//! the rest, too: shared memory, and of KVM all but running the guest and looking at it, which only the others may.
+//! Each thread has its own list. Those that make the machine have had another one before: before they hear of a district,
+//! and with it of a program and a checkpoint that somebody else has made, they give up all that making a machine does not
+//! need: opening, connecting, new threads, other programs, descriptor flags, executable memory. Before the first
+//! instruction of the guest they give up the rest, too: shared memory, and of KVM all but running the guest and looking at
+//! it.
 //!
 //! The lists are short for speed, too: the kernel tries a filter on each system call that there is when it installs it,
 //! and on those only that an earlier filter has left.
@@ -66,8 +67,9 @@ const CONTROL: [c_long; 7] = [
     libc::SYS_sigaltstack,
 ];
 
-/// Allowed to the control thread, too, while there is no guest: looking at what the daemon has passed.
-const SET_UP: [c_long; 7] = [
+/// Allowed to the control thread, and to the vCPU thread as well, while there is no guest: looking at what the daemon has
+/// passed.
+const SET_UP: [c_long; 8] = [
     libc::SYS_eventfd2,
     libc::SYS_fstat,
     libc::SYS_newfstatat,
@@ -75,6 +77,8 @@ const SET_UP: [c_long; 7] = [
     libc::SYS_fstatfs,
     libc::SYS_pread64,
     libc::SYS_getrandom,
+    // A thread's signal to itself.
+    libc::SYS_gettid,
 ];
 
 /// Allowed to the vCPU thread beyond [`ALL`]: what ends a thread.
@@ -113,7 +117,7 @@ pub(crate) fn control() -> Result<BpfProgram, seccompiler::BackendError> {
     filter(&CONTROL, [kill_own()?])
 }
 
-/// The control thread's filter while there is no guest.
+/// The filter of the control thread, and of the vCPU thread, while there is no guest.
 pub(crate) fn set_up() -> Result<BpfProgram, seccompiler::BackendError> {
     use SeccompCmpOp::{Eq, MaskedEq};
     let any = |argument, values: &[libc::c_int]| -> Result<Vec<_>, _> {

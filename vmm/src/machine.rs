@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use district_devices::{Window, WindowError};
@@ -23,14 +24,14 @@ use crate::dirty::DirtyPages;
 use crate::kick::Kick;
 use crate::loader::ImageError;
 use crate::memory::{MemoryError, Ram};
-use crate::origin::{Begins, Memory, Origin, RestoreError};
+use crate::origin::{Begins, Memory, Origin, RestoreError, Source};
 use crate::paging::PagingError;
 use crate::pause::Pause;
 use crate::registers::{self, RegisterError};
 use crate::report::Ended;
 use crate::state::{Layout, MachineState};
 use crate::vcpu::{Vcpu, lock};
-use crate::warm_up::{self, PendingSignal};
+use crate::warm_up::warm_up;
 
 /// Why a machine could not be built.
 #[derive(Debug, Error)]
@@ -68,6 +69,9 @@ pub enum BuildError {
         /// Its answer.
         source: errno::Error,
     },
+    /// A mistake of ours.
+    #[error("the vCPU thread has died")]
+    Thread,
     /// KVM refuses the state of the processor.
     #[error(transparent)]
     Registers(#[from] RegisterError),
@@ -122,36 +126,18 @@ impl Blank {
         Ok(Self { vcpu, cpuid, events, kick: Arc::new(kick), vm })
     }
 
-    /// Has `run` take the vCPU up to its guest, which costs a district nothing then. It returns whether that is all that
-    /// happened, and gives the machine back.
-    pub(crate) fn warm_up(self, run: impl FnOnce(Self) -> Option<(Self, bool)>) -> Result<Self, BuildError> {
-        warm_up::begin(&self.vcpu).map_err(host("unblock signals"))?;
-        let unclear = |errno| host("warm up a virtual processor")(errno::Error::new(errno));
-        let (blank, warm) = run(self).ok_or_else(|| unclear(libc::ESRCH))?;
-        if !warm {
-            return Err(unclear(libc::EIO));
-        }
-        warm_up::end(&blank.vcpu).map_err(host("block signals"))?;
-        Ok(blank)
+    /// Takes the vCPU up to its guest, in the thread that is going to run it, which costs a district nothing then.
+    pub(crate) fn warm_up(mut self) -> Result<Self, BuildError> {
+        warm_up(&mut self.vcpu).map_err(host("warm up a virtual processor"))?;
+        Ok(self)
     }
 
-    /// What the vCPU's thread does for [`Self::warm_up`].
-    pub(crate) fn run_up_to_guest(mut self, signal: PendingSignal) -> (Self, bool) {
-        let warm = signal.warm_up(&mut self.vcpu);
-        (self, warm)
-    }
-
-    /// Memory and doorbells, in this order. `logged`: KVM notes which pages of RAM the guest writes to.
-    fn connect(&self, ram: &Ram, window: &Window, logged: bool) -> Result<(), BuildError> {
-        let log = if logged { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
-        for (slot, flags, guest_phys_addr, memory_size, userspace_addr) in [
-            (RAM_SLOT, log, RAM_BASE, ram.size(), ram.host_address()),
-            (WINDOW_SLOT, 0, WINDOW_BASE, window.size(), window.host_address()),
-        ] {
-            let region = kvm_userspace_memory_region { slot, flags, guest_phys_addr, memory_size, userspace_addr };
+    /// Memory and doorbells, in this order.
+    fn connect(&self, slots: [kvm_userspace_memory_region; 2]) -> Result<(), BuildError> {
+        for region in slots {
             // SAFETY: `set_user_memory_region` wants memory that is mapped as long as the guest may run and that Rust
-            // holds no references to: RAM and window are mappings that the vCPU's thread keeps alive, and they are only
-            // ever accessed by copying.
+            // holds no references to: RAM and window are mappings that the vCPU's thread keeps alive when it runs the guest,
+            // and they are only ever accessed by copying.
             unsafe { self.vm.set_user_memory_region(region) }.map_err(host("give the guest its memory"))?;
         }
         // After the slots: connecting one leaves KVM something to free later, and for milliseconds a slot waits for that.
@@ -163,6 +149,27 @@ impl Blank {
         Ok(())
     }
 }
+
+/// KVM's slots for RAM and window. `logged`: KVM notes which pages of RAM the guest writes to.
+fn slots(ram: &Ram, window: &Window, logged: bool) -> [kvm_userspace_memory_region; 2] {
+    let log = if logged { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
+    [
+        (RAM_SLOT, log, RAM_BASE, ram.size(), ram.host_address()),
+        (WINDOW_SLOT, 0, WINDOW_BASE, window.size(), window.host_address()),
+    ]
+    .map(|(slot, flags, guest_phys_addr, memory_size, userspace_addr)| kvm_userspace_memory_region {
+        slot,
+        flags,
+        guest_phys_addr,
+        memory_size,
+        userspace_addr,
+    })
+}
+
+/// A machine that has memory now, if KVM agrees.
+pub(crate) type Connected = (Blank, Result<(), BuildError>);
+/// What connects it.
+pub(crate) type Connect = Box<dyn FnOnce() -> Connected + Send>;
 
 /// What makes a district of a [`Blank`], beside its description.
 pub struct Parts {
@@ -194,10 +201,33 @@ pub struct Handle {
 impl Machine {
     /// Makes the machine that `start` describes of a blank one.
     pub fn build(start: &Start, blank: Blank, parts: Parts) -> Result<(Self, Handle), BuildError> {
+        Self::build_beside(start, blank, parts, |connect| {
+            let (sender, connected) = sync_channel(1);
+            let _ = sender.send(connect());
+            connected
+        })
+    }
+
+    /// The same, with the help of another thread: KVM takes as long to make slots for large memory as it takes to fill it.
+    pub(crate) fn build_beside(
+        start: &Start,
+        blank: Blank,
+        parts: Parts,
+        begin_to: impl FnOnce(Connect) -> Receiver<Connected>,
+    ) -> Result<(Self, Handle), BuildError> {
         start.check()?;
-        let Memory { ram, layout, written, begins } = Memory::new(start, &blank.cpuid, parts.origin)?;
+        let (source, ram) = Source::map(start, &blank.cpuid, parts.origin)?;
         let window = Window::map(parts.window, start.window)?;
-        blank.connect(&ram, &window, start.checkpoints.is_some())?;
+        let slots = slots(&ram, &window, start.checkpoints.is_some());
+        let connected = begin_to(Box::new(move || {
+            let connected = blank.connect(slots);
+            (blank, connected)
+        }));
+        let filled = source.fill(start, ram);
+        // Whatever became of that: KVM does not look at the memory before the guest runs.
+        let (blank, connected) = connected.recv().map_err(|_| BuildError::Thread)?;
+        let Memory { ram, layout, written, begins } = filled?;
+        connected?;
         let Blank { vcpu: fd, cpuid, events, kick, vm } = blank;
         let was_running = matches!(begins, Begins::In(_));
         let cpuid = begin(&fd, cpuid, &layout, begins)?;

@@ -83,61 +83,79 @@ pub(crate) enum Begins {
     In(Box<MachineState>),
 }
 
-impl Memory {
-    pub(crate) fn new(start: &Start, cpuid: &Cpuid, origin: Origin) -> Result<Self, BuildError> {
+/// What memory is going to be filled with.
+pub(crate) enum Source {
+    Program { file: File, image: Image, space: AddressSpace },
+    Checkpoint { restore: Restore<File>, state: Box<MachineState>, verify: bool },
+}
+
+impl Source {
+    /// Finds out what memory there is to be, and maps it.
+    pub(crate) fn map(start: &Start, cpuid: &Cpuid, origin: Origin) -> Result<(Self, Ram), BuildError> {
         match origin {
-            Origin::Program(program) => Self::load(start, cpuid, &program),
+            Origin::Program(file) => {
+                let image = Image::read(&file)?;
+                let space = AddressSpace::new(&image, start.memory, start.window)?;
+                check_end(space.ram.end, cpuid)?;
+                Ok((Source::Program { file, image, space }, Ram::new(start.memory)?))
+            }
             Origin::Checkpoint { image, verify, segments } => {
                 let for_mapping = image.as_ref().map(File::try_clone).transpose().map_err(RestoreError::File)?;
                 let restore = Restore::plan(image, segments, start.generation).map_err(RestoreError::from)?;
+                same_size("memory", restore.memory_size(), start.memory)?;
+                let state = MachineState::decode(restore.state(), start.memory).map_err(RestoreError::from)?;
+                let missing = state.cpuid.beyond(cpuid);
+                if !missing.is_empty() {
+                    return Err(RestoreError::from(StateError::Features(missing)).into());
+                }
+                same_size("window", state.layout.window, start.window)?;
+                check_end(state.layout.tables.end, cpuid)?;
+                let ram = match (for_mapping, restore.pages_offset()) {
+                    (Some(image), Some(offset)) => Ram::map(start.memory, image, offset)?,
+                    _ => Ram::new(start.memory)?,
+                };
+                Ok((Source::Checkpoint { restore, state: Box::new(state), verify }, ram))
+            }
+        }
+    }
+
+    /// Fills memory.
+    pub(crate) fn fill(self, start: &Start, ram: Ram) -> Result<Memory, BuildError> {
+        match self {
+            Source::Program { file, image, space } => load(start, ram, &file, &image, &space),
+            Source::Checkpoint { restore, state, verify } => {
                 if verify {
                     restore.verify_image(&mut |_, _| ()).map_err(RestoreError::from)?;
                 }
-                Self::restore(start, cpuid, &restore, for_mapping)
+                apply(start, ram, &restore, state)
             }
         }
     }
+}
 
-    fn load(start: &Start, cpuid: &Cpuid, program: &File) -> Result<Self, BuildError> {
-        let image = Image::read(program)?;
-        let space = AddressSpace::new(&image, start.memory, start.window)?;
-        check_end(space.ram.end, cpuid)?;
-        let ram = Ram::new(start.memory)?;
-        image.load(program, &ram)?;
-        tables::write(&ram)?;
-        paging::write(&ram, &space.tables, &space.regions())?;
-        let mut written = DirtyPages::none(start.memory);
-        for segment in &image.segments {
-            written.add(&segment.pages());
-        }
-        written.add(&(GDT_BASE..SHIM_STACK_TOP));
-        written.add(&space.tables);
-        Ok(Self { ram, layout: Layout::of(&space), written, begins: Begins::At(image.entry) })
+fn load(start: &Start, ram: Ram, file: &File, image: &Image, space: &AddressSpace) -> Result<Memory, BuildError> {
+    image.load(file, &ram)?;
+    tables::write(&ram)?;
+    paging::write(&ram, &space.tables, &space.regions())?;
+    let mut written = DirtyPages::none(start.memory);
+    for segment in &image.segments {
+        written.add(&segment.pages());
     }
+    written.add(&(GDT_BASE..SHIM_STACK_TOP));
+    written.add(&space.tables);
+    Ok(Memory { ram, layout: Layout::of(space), written, begins: Begins::At(image.entry) })
+}
 
-    fn restore(start: &Start, cpuid: &Cpuid, restore: &Restore<File>, image: Option<File>) -> Result<Self, BuildError> {
-        same_size("memory", restore.memory_size(), start.memory)?;
-        let state = MachineState::decode(restore.state(), start.memory).map_err(RestoreError::from)?;
-        let missing = state.cpuid.beyond(cpuid);
-        if !missing.is_empty() {
-            return Err(RestoreError::from(StateError::Features(missing)).into());
+fn apply(start: &Start, ram: Ram, restore: &Restore<File>, state: Box<MachineState>) -> Result<Memory, BuildError> {
+    let put = |page: u64, content: Content<'_>| {
+        let address = RAM_BASE.saturating_add(page.saturating_mul(PAGE_SIZE));
+        match content {
+            Content::Data(bytes) => ram.write(address, bytes),
+            Content::Zero(count) => ram.clear(address, count.saturating_mul(PAGE_SIZE)),
         }
-        same_size("window", state.layout.window, start.window)?;
-        check_end(state.layout.tables.end, cpuid)?;
-        let ram = match (image, restore.pages_offset()) {
-            (Some(image), Some(offset)) => Ram::map(start.memory, image, offset)?,
-            _ => Ram::new(start.memory)?,
-        };
-        let put = |page: u64, content: Content<'_>| {
-            let address = RAM_BASE.saturating_add(page.saturating_mul(PAGE_SIZE));
-            match content {
-                Content::Data(bytes) => ram.write(address, bytes),
-                Content::Zero(count) => ram.clear(address, count.saturating_mul(PAGE_SIZE)),
-            }
-            .map_err(io::Error::other)
-        };
-        restore.apply(&mut |page, content| put(page, content)).map_err(RestoreError::from)?;
-        let layout = state.layout.clone();
-        Ok(Self { ram, layout, written: DirtyPages::none(start.memory), begins: Begins::In(Box::new(state)) })
-    }
+        .map_err(io::Error::other)
+    };
+    restore.apply(&mut |page, content| put(page, content)).map_err(RestoreError::from)?;
+    let layout = state.layout.clone();
+    Ok(Memory { ram, layout, written: DirtyPages::none(start.memory), begins: Begins::In(state) })
 }

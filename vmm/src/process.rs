@@ -32,7 +32,7 @@ use crate::kick;
 use crate::machine::{Blank, BuildError, Handle, Machine, Parts};
 use crate::report::Ended;
 use files::Files;
-use threads::{Outcome, VcpuThread, spawn};
+use threads::{Filters, Outcome, VcpuThread, spawn};
 
 /// The descriptor that a vmm process inherits, the socket made by [`control::listen`]: its standard input, because that
 /// is one which a parent can set without running code of its own between fork and exec.
@@ -178,10 +178,11 @@ struct Ready {
 
 impl Process {
     fn new(listener: OwnedFd, daemon: VmmEnd) -> Result<Self, ProcessError> {
-        let jail = jail::vcpu().map_err(seccompiler::Error::from)?;
+        let jail = || jail::set_up().map_err(seccompiler::Error::from);
+        let filters = Filters { set_up: jail()?, guest: jail::vcpu().map_err(seccompiler::Error::from)? };
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(host("make an eventfd"));
         let outcome = Arc::new(Outcome::new(event()?));
-        let vcpu = VcpuThread::start(jail, Arc::clone(&outcome))?;
+        let vcpu = VcpuThread::start(filters, Arc::clone(&outcome))?;
         let jail = jail::checkpoint().map_err(seccompiler::Error::from)?;
         let news = Arc::new(News::new(event()?));
         let (checkpoints, work) = sync_channel(checkpoint::WORK_MAX);
@@ -351,7 +352,9 @@ impl Process {
         // SAFETY: `from_raw_fd` wants a descriptor that nobody else owns; `into_raw_fd` just gave it up. That it is
         // `/dev/kvm` is the daemon's word; another file refuses the requests.
         let kvm = unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) };
-        Some(Blank::new(&kvm, cpuid).and_then(|blank| blank.warm_up(|blank| self.vcpu.warm_up(blank))))
+        let gone = |_| BuildError::Thread;
+        let warm = |blank: Blank| self.vcpu.errand(|| blank.warm_up()).recv().map_err(gone)?;
+        Some(Blank::new(&kvm, cpuid).and_then(warm))
     }
 
     /// Builds the machine. What is wrong with the district ends it; an error is one of this process.
@@ -365,7 +368,9 @@ impl Process {
         let Some(Files { window, log, origin }) = Files::of(start, fds) else { return Ok(Life::Waiting(None)) };
         let for_later = window.try_clone().map_err(host("keep the window"))?;
         let parts = Parts { origin, window };
-        let (machine, handle) = match blank.and_then(|blank| Machine::build(start, blank, parts)) {
+        let vcpu = &mut self.vcpu;
+        let build = |blank| Machine::build_beside(start, blank, parts, |connect| vcpu.last_errand(connect));
+        let (machine, handle) = match blank.and_then(build) {
             Ok(built) => built,
             Err(error) => return Ok(self.end(Ended::Failed { error: error.to_string() })),
         };
@@ -387,7 +392,7 @@ impl Process {
     }
 
     fn no_vcpu(&mut self) -> Life {
-        self.end(Ended::Failed { error: "the vCPU thread has died".into() })
+        self.end(Ended::Failed { error: BuildError::Thread.to_string() })
     }
 
     fn run(&mut self, mut running: Running) -> Life {

@@ -24,40 +24,26 @@ struct Mask {
 
 const NONE: Mask = Mask { len: 8, signals: [0; 8] };
 
-/// A signal that is pending in this thread and interrupts nothing. Its handler does nothing.
-pub(crate) struct PendingSignal(());
-
-impl PendingSignal {
-    pub(crate) fn new() -> errno::Result<Self> {
-        // The only other thing that can be wrong is the signal's number.
-        block_signal(SIGRTMIN()).map_err(|_| errno::Error::last())?;
-        // SAFETY: `raise` takes any number.
-        if unsafe { libc::raise(SIGRTMIN()) } != 0 {
-            return Err(errno::Error::last());
-        }
-        Ok(Self(()))
-    }
-
-    /// Runs a vCPU for which [`begin`] has been called, up to its guest. False: KVM has done something else.
-    pub(crate) fn warm_up(self, vcpu: &mut VcpuFd) -> bool {
-        let result = vcpu.run().map_err(|error| error.errno());
-        // Under shadow paging KVM has no page tables to give to a machine without memory, and says so first.
-        let is_warm = matches!(result, Err(libc::EINTR | libc::ENOSPC));
-        unblock_signal(SIGRTMIN()).is_ok() && is_warm
-    }
-}
-
-/// While KVM runs the vCPU no signal is blocked.
-pub(crate) fn begin(vcpu: &VcpuFd) -> errno::Result<()> {
+/// Runs a vCPU up to its guest, in the thread that is going to run it: KVM remembers that, too.
+pub(crate) fn warm_up(vcpu: &mut VcpuFd) -> errno::Result<()> {
     // SAFETY: `ioctl_with_ref` wants a request that reads no more than the argument: this one reads the length, and as
     // many bytes behind it.
-    done(unsafe { ioctl_with_ref(vcpu, KVM_SET_SIGNAL_MASK(), &NONE) })
-}
-
-/// From now on those are that the thread blocks.
-pub(crate) fn end(vcpu: &VcpuFd) -> errno::Result<()> {
+    done(unsafe { ioctl_with_ref(vcpu, KVM_SET_SIGNAL_MASK(), &NONE) })?;
+    // The only other thing that can be wrong is the signal's number. Its handler does nothing.
+    block_signal(SIGRTMIN()).map_err(|_| errno::Error::last())?;
+    // SAFETY: `raise` takes any number.
+    done(unsafe { libc::raise(SIGRTMIN()) })?;
+    let result = vcpu.run().map(drop).map_err(|error| error.errno());
+    unblock_signal(SIGRTMIN()).map_err(|_| errno::Error::last())?;
     // SAFETY: null says that there is no mask any more.
-    done(unsafe { ioctl_with_ptr::<_, Mask>(vcpu, KVM_SET_SIGNAL_MASK(), std::ptr::null()) })
+    done(unsafe { ioctl_with_ptr::<_, Mask>(vcpu, KVM_SET_SIGNAL_MASK(), std::ptr::null()) })?;
+    match result {
+        // Under shadow paging KVM has no page tables to give to a machine without memory, and says so first.
+        Err(libc::EINTR | libc::ENOSPC) => Ok(()),
+        Err(errno) => Err(errno::Error::new(errno)),
+        // It has entered a guest that is not there.
+        Ok(()) => Err(errno::Error::new(libc::EIO)),
+    }
 }
 
 fn done(result: libc::c_int) -> errno::Result<()> {
@@ -79,9 +65,7 @@ mod tests {
         let vm = Kvm::new().unwrap().create_vm().unwrap();
         let mut vcpu = vm.create_vcpu(0).unwrap();
         registers::prepare(&vcpu, &host.cpuid).unwrap();
-        begin(&vcpu).unwrap();
-        assert!(PendingSignal::new().unwrap().warm_up(&mut vcpu));
-        end(&vcpu).unwrap();
+        warm_up(&mut vcpu).unwrap();
         let less = host.cpuid.without_cmpxchg16b();
         assert_eq!(host.cpuid.beyond(&less), ["CMPXCHG16B"]);
         registers::set_cpuid(&vcpu, &less).unwrap();

@@ -9,9 +9,8 @@ use std::thread::{self, JoinHandle};
 use seccompiler::{BpfProgram, apply_filter};
 
 use super::{ProcessError, host};
-use crate::machine::{Blank, Machine};
+use crate::machine::Machine;
 use crate::report::Ended;
-use crate::warm_up::PendingSignal;
 
 /// Enough for the run loop and the vhost-user handshake, and for copying.
 const STACK: usize = 128 << 10;
@@ -40,25 +39,33 @@ impl Outcome {
     }
 }
 
+/// Something that the vCPU thread does before there is a guest.
+type Errand = Box<dyn FnOnce() + Send>;
+
 /// The vCPU thread, as the control thread sees it. It exists before there is a machine, so that starting it, jailing it
 /// and warming up its vCPU cost a district nothing.
 pub(super) struct VcpuThread {
     thread: Arc<JoinHandle<()>>,
-    blanks: SyncSender<Blank>,
-    warm: Receiver<(Blank, bool)>,
+    /// None when there are to be no more.
+    errands: Option<SyncSender<Errand>>,
     machines: SyncSender<Machine>,
     begin: SyncSender<()>,
 }
 
+/// The filters of the vCPU thread: while it runs errands, and when it runs a guest.
+pub(super) struct Filters {
+    pub(super) set_up: BpfProgram,
+    pub(super) guest: BpfProgram,
+}
+
 impl VcpuThread {
-    pub(super) fn start(filter: BpfProgram, outcome: Arc<Outcome>) -> Result<Self, ProcessError> {
-        let (blanks, blank) = sync_channel(1);
-        let (warmed, warm) = sync_channel(1);
+    pub(super) fn start(filters: Filters, outcome: Arc<Outcome>) -> Result<Self, ProcessError> {
+        let (errands, to_do) = sync_channel(1);
         let (machines, machine) = sync_channel(1);
         let (begin, begins) = sync_channel(1);
-        let end = VcpuEnd { blank, warmed, machine, begins };
-        let thread = Arc::new(spawn("vcpu", move || end.run(&filter, &outcome))?);
-        Ok(Self { thread, blanks, warm, machines, begin })
+        let end = VcpuEnd { errands: to_do, machine, begins };
+        let thread = Arc::new(spawn("vcpu", move || end.run(&filters, &outcome))?);
+        Ok(Self { thread, errands: Some(errands), machines, begin })
     }
 
     /// For signals to it.
@@ -66,37 +73,48 @@ impl VcpuThread {
         Arc::clone(&self.thread)
     }
 
-    /// Has it run a blank machine up to its guest, first of all. None: it is dead; so below.
-    pub(super) fn warm_up(&self, blank: Blank) -> Option<(Blank, bool)> {
-        self.blanks.send(blank).ok()?;
-        self.warm.recv().ok()
+    /// Has it do something. What comes of it arrives at the receiver, which is closed if the thread is dead.
+    pub(super) fn errand<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
+        let (sender, result) = sync_channel(1);
+        let errand = Box::new(move || {
+            let _ = sender.send(work());
+        });
+        if let Some(errands) = &self.errands {
+            let _ = errands.send(errand);
+        }
+        result
     }
 
-    /// Gives it the machine, which it is not to run yet.
+    /// The same, and nothing after that but running a machine.
+    pub(super) fn last_errand<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
+        let result = self.errand(work);
+        self.errands = None;
+        result
+    }
+
+    /// Gives it the machine, which it is not to run yet. None: it is dead.
     pub(super) fn take(&self, machine: Machine) -> Option<()> {
         self.machines.send(machine).ok()
     }
 
-    /// Has it run the machine.
+    /// Has it run the machine. None: it is dead.
     pub(super) fn begin(&self) -> Option<()> {
         self.begin.send(()).ok()
     }
 }
 
-/// The other ends of [`VcpuThread`]'s, each of which has something once, in this order.
+/// The other ends of [`VcpuThread`]'s.
 struct VcpuEnd {
-    blank: Receiver<Blank>,
-    warmed: SyncSender<(Blank, bool)>,
+    errands: Receiver<Errand>,
     machine: Receiver<Machine>,
     begins: Receiver<()>,
 }
 
 impl VcpuEnd {
-    fn run(self, filter: &BpfProgram, outcome: &Outcome) {
-        let signal = PendingSignal::new();
-        let jailed = apply_filter(filter);
-        let (Ok(blank), Ok(signal)) = (self.blank.recv(), signal) else { return };
-        let Ok(()) = self.warmed.send(blank.run_up_to_guest(signal)) else { return };
+    fn run(self, filters: &Filters, outcome: &Outcome) {
+        let jailed = apply_filter(&filters.set_up);
+        self.errands.iter().for_each(|errand| errand());
+        let jailed = jailed.and_then(|()| apply_filter(&filters.guest));
         let Ok(machine) = self.machine.recv() else { return };
         let Ok(()) = self.begins.recv() else { return };
         run(machine, jailed, outcome);

@@ -66,7 +66,7 @@ fn inmate() {
         Ok("set-up") => &[jail::set_up],
         // One after the other, as in a vmm process.
         Ok("control") => &[jail::set_up, jail::control],
-        Ok("vcpu") => &[jail::vcpu],
+        Ok("vcpu") => &[jail::set_up, jail::vcpu],
         _ => &[jail::checkpoint],
     };
     let filters = filters.iter().map(|filter| filter().unwrap()).collect::<Vec<_>>();

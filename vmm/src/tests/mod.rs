@@ -34,7 +34,6 @@ use crate::machine::{Blank, BuildError, Handle, Machine, Parts};
 use crate::memory::Ram;
 use crate::origin::Origin;
 use crate::report::{Ended, Fault};
-use crate::warm_up::PendingSignal;
 use elf::Elf;
 
 /// Where [`program`] puts the code.
@@ -159,9 +158,9 @@ impl Guest {
 
 /// A machine with nothing in it, where there is KVM.
 pub(crate) fn blank() -> Blank {
-    let blank = Blank::new(&Kvm::new().unwrap(), Host::get().unwrap().cpuid.clone()).unwrap();
-    // As in a vmm process, though there its vCPU's own thread does it.
-    blank.warm_up(|blank| Some(blank.run_up_to_guest(PendingSignal::new().unwrap()))).unwrap()
+    let blank = Blank::new(&Kvm::new().unwrap(), Host::get().unwrap().cpuid.clone());
+    // As in a vmm process.
+    blank.and_then(Blank::warm_up).unwrap()
 }
 
 /// Runs `code` as a program of its own until it ends.
