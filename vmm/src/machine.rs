@@ -171,6 +171,13 @@ pub(crate) type Connected = (Blank, Result<(), BuildError>);
 /// What connects it.
 pub(crate) type Connect = Box<dyn FnOnce() -> Connected + Send>;
 
+/// Connects it without the help of another thread.
+pub(crate) fn at_once(connect: Connect) -> Receiver<Connected> {
+    let (sender, connected) = sync_channel(1);
+    let _ = sender.send(connect());
+    connected
+}
+
 /// What makes a district of a [`Blank`], beside its description.
 pub struct Parts {
     /// Where its memory comes from.
@@ -201,14 +208,10 @@ pub struct Handle {
 impl Machine {
     /// Makes the machine that `start` describes of a blank one.
     pub fn build(start: &Start, blank: Blank, parts: Parts) -> Result<(Self, Handle), BuildError> {
-        Self::build_beside(start, blank, parts, |connect| {
-            let (sender, connected) = sync_channel(1);
-            let _ = sender.send(connect());
-            connected
-        })
+        Self::build_beside(start, blank, parts, at_once)
     }
 
-    /// The same, with the help of another thread: KVM takes as long to make slots for large memory as it takes to fill it.
+    /// The same, but `begin_to` connect memory while it is being filled.
     pub(crate) fn build_beside(
         start: &Start,
         blank: Blank,

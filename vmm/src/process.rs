@@ -29,7 +29,7 @@ use crate::control::{self, ControlError, FromVmm, Start, State, ToVmm, VmmEnd};
 use crate::cpuid::Cpuid;
 use crate::jail;
 use crate::kick;
-use crate::machine::{Blank, BuildError, Handle, Machine, Parts};
+use crate::machine::{self, Blank, BuildError, Handle, Machine, Parts};
 use crate::report::Ended;
 use files::Files;
 use threads::{Filters, Outcome, VcpuThread, spawn};
@@ -39,6 +39,10 @@ use threads::{Filters, Outcome, VcpuThread, spawn};
 pub const LISTENER: RawFd = 0;
 /// Results of checkpoints that are kept for a daemon that does not read, at most.
 const UNTOLD_MAX: usize = 256;
+
+/// For memory of so many bytes KVM takes as long to make a slot as it takes to fill it, so that it is worth while to wake
+/// another thread for that.
+const LARGE: u64 = 128 << 20;
 
 /// When to let in a daemon for which there was no descriptor or memory.
 const TRY_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -369,8 +373,13 @@ impl Process {
         let for_later = window.try_clone().map_err(host("keep the window"))?;
         let parts = Parts { origin, window };
         let vcpu = &mut self.vcpu;
-        let build = |blank| Machine::build_beside(start, blank, parts, |connect| vcpu.last_errand(connect));
-        let (machine, handle) = match blank.and_then(build) {
+        let is_large = start.memory >= LARGE;
+        if !is_large {
+            // So that it is ready early.
+            vcpu.no_more_errands();
+        }
+        let connect = |connect| if is_large { vcpu.last_errand(connect) } else { machine::at_once(connect) };
+        let (machine, handle) = match blank.and_then(|blank| Machine::build_beside(start, blank, parts, connect)) {
             Ok(built) => built,
             Err(error) => return Ok(self.end(Ended::Failed { error: error.to_string() })),
         };

@@ -88,8 +88,13 @@ impl VcpuThread {
     /// The same, and nothing after that but running a machine.
     pub(super) fn last_errand<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
         let result = self.errand(work);
-        self.errands = None;
+        self.no_more_errands();
         result
+    }
+
+    /// From now on it gets ready for a machine.
+    pub(super) fn no_more_errands(&mut self) {
+        self.errands = None;
     }
 
     /// Gives it the machine, which it is not to run yet. None: it is dead.
