@@ -125,6 +125,8 @@ impl EventLoop {
         watched.add(jobs.as_raw_fd(), Ready::Jobs)?;
         super::process::make_directory(host.directory.path())
             .with_context(|| format!("{}: cannot be made", host.directory.path().join("run").display()))?;
+        life_file::make_directory(host.directory.path())
+            .with_context(|| format!("{}: cannot be made", host.directory.path().join("districts").display()))?;
         let mut event_loop = EventLoop {
             now: clock.now(),
             clock,

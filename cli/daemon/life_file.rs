@@ -152,11 +152,16 @@ pub fn sync(state: &Path, id: DistrictId) -> Result<()> {
     sync_names(state, id)
 }
 
-/// Makes the names on the way to a district's files durable, from the state directory on.
+/// Makes the directory in which districts have theirs, durably.
+pub fn make_directory(state: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(state.join("districts"))?;
+    File::open(state)?.sync_all()
+}
+
+/// Makes the names on the way to a district's files durable, from the directory of all on.
 fn sync_names(state: &Path, id: DistrictId) -> Result<()> {
     let district = directory(state, id);
-    let synced =
-        [district.as_path(), parent(&district), state].into_iter().try_for_each(|it| File::open(it)?.sync_all());
+    let synced = [&district, parent(&district)].into_iter().try_for_each(|it| File::open(it)?.sync_all());
     synced.with_context(|| format!("{}: does not get to the disk", district.display()))
 }
 
