@@ -2,15 +2,12 @@
 //! for anybody but the disk.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
 use std::ops::{Index, IndexMut};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use district_broker::{Core, DistrictId, Effect};
 use district_devices::Channel;
-use district_vmm::cpuid::Cpuid;
 use district_vmm::features::Standby;
 
 use super::clock::Clock;
@@ -20,7 +17,7 @@ use super::life_file::{self, LifeFile};
 use super::memory::Seal;
 use super::snapshots;
 use super::starters::Starter;
-use super::stock::Stock;
+use super::stock::{Maker, Stock};
 use super::store::Store;
 use super::traffic::Pending;
 use super::watched::{Due, Ready, Timers, Watched};
@@ -34,12 +31,8 @@ use crate::state_dir::StateDir;
 /// What the event loop is given.
 pub struct Host {
     pub directory: StateDir,
-    /// The program that is started as a vmm process.
-    pub program: PathBuf,
     /// Whether vmm processes end with this one.
     pub tied: bool,
-    pub kvm: File,
-    pub cpuid: Cpuid,
     /// Kept, not used.
     pub _standby: Standby,
     pub store: Store,
@@ -117,7 +110,7 @@ pub struct EventLoop {
 
 impl EventLoop {
     /// Takes in the catalogue and finds the vmm processes that an earlier daemon has left.
-    pub fn new(host: Host) -> Result<EventLoop> {
+    pub fn new(host: Host, maker: Maker) -> Result<EventLoop> {
         let clock = Clock::new();
         let watched = Watched::new().context("no epoll can be had")?;
         watched.add(host.inbox.as_raw_fd(), Ready::Inbox)?;
@@ -144,7 +137,7 @@ impl EventLoop {
             receiving: Pending::default(),
             touched: Pending::default(),
             feeds: Vec::new(),
-            stock: Stock::default(),
+            stock: Stock::new(maker),
             jobs,
             starters: Vec::new(),
             verified: VecDeque::new(),
@@ -175,7 +168,7 @@ impl EventLoop {
         for slot in self.slots.numbers() {
             self.adopt(slot);
         }
-        self.stock.fill(&self.host);
+        self.fill_stock();
         Ok(())
     }
 

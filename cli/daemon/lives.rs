@@ -139,7 +139,7 @@ impl EventLoop {
             Beginning::Checkpoint { .. } => None,
         };
         let spec = &district.record.spec;
-        let mut spare = self.stock.take(&self.host, district.id)?;
+        let mut spare = self.stock.take(&directory, district.id)?;
         let (window, memory) = (spare.window(spec.window)?, spec.memory);
         self.enter(slot, spare.process, spare.control)?;
         let district = &mut self.slots[slot];
@@ -346,7 +346,7 @@ impl EventLoop {
         self.publish(&event);
         if self.ending.is_none() {
             // Whoever starts one may start another.
-            self.stock.fill(&self.host);
+            self.fill_stock();
         }
     }
 

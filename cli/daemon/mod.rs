@@ -54,6 +54,7 @@ use crate::api::mailbox::{Mailbox, mailbox};
 use crate::api::server::{self, Server};
 use crate::state_dir::StateDir;
 use event_loop::{EventLoop, Host};
+use stock::Maker;
 use store::Store;
 
 /// How a daemon is started.
@@ -90,19 +91,11 @@ pub fn start(options: Options) -> Result<Daemon> {
     let listener = server::listen(&socket).with_context(|| format!("{}", socket.display()))?;
     // In the thread, and not before it, because processes that are tied to this one are tied to the thread that starts
     // them.
-    let host = Host {
-        directory,
-        program: PathBuf::from("/proc/self/exe"),
-        tied: hosted,
-        kvm,
-        cpuid,
-        _standby: standby,
-        store,
-        inbox,
-    };
+    let maker = Maker { program: PathBuf::from("/proc/self/exe"), tied: hosted, kvm, cpuid };
+    let host = Host { directory, tied: hosted, _standby: standby, store, inbox };
     let thread = std::thread::Builder::new()
         .name("event loop".into())
-        .spawn(move || EventLoop::new(host)?.run())
+        .spawn(move || EventLoop::new(host, maker)?.run())
         .context("no thread can be had")?;
     let server = server::serve(listener, mailbox.clone()).context("the API server cannot be started")?;
     Ok(Daemon { mailbox, thread, server })

@@ -1,6 +1,7 @@
 //! A vmm process in stock: made ahead, with a blank machine in it, and a window for it, so that a start need not wait for
 //! any of them. It has never had anything to do with any district, and becomes that of one only.
 
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,14 +11,28 @@ use district_broker::DistrictId;
 use district_devices::Window;
 use district_protocol::layout::WINDOW_SIZE_DEFAULT;
 use district_vmm::control::DaemonEnd;
+use district_vmm::cpuid::Cpuid;
 
-use super::event_loop::Host;
+use super::event_loop::EventLoop;
+use super::jobs::Then;
 use super::process::{self, Process};
 
+/// What vmm processes are made from.
+pub struct Maker {
+    /// The program.
+    pub program: PathBuf,
+    /// Whether they end with this process.
+    pub tied: bool,
+    pub kvm: File,
+    pub cpuid: Cpuid,
+}
+
 /// The process, if there is one.
-#[derive(Default)]
 pub struct Stock {
+    maker: Arc<Maker>,
     spare: Option<Spare>,
+    /// Whether a job makes one.
+    is_coming: bool,
 }
 
 /// A vmm process that is nobody's.
@@ -34,23 +49,13 @@ pub struct Place {
 }
 
 impl Stock {
-    /// Makes one, if there is none. What is tied to a command is not kept in stock: most commands start no more.
-    pub fn fill(&mut self, host: &Host) {
-        if self.spare.is_some() || host.tied {
-            return;
-        }
-        match make(host, host.directory.path().join("run/spare.sock")) {
-            Ok(spare) => {
-                let window = Window::create(WINDOW_SIZE_DEFAULT).ok().map(Arc::new);
-                self.spare = Some(Spare { window, ..spare });
-            }
-            // The next start will say so, if it is still true then.
-            Err(error) => log::debug!("no vmm process in stock: {error:#}"),
-        }
+    /// An empty one.
+    pub fn new(maker: Maker) -> Stock {
+        Stock { maker: Arc::new(maker), spare: None, is_coming: false }
     }
 
     /// Hands out a vmm process for a district that has none: the one in stock, or a new one.
-    pub fn take(&mut self, host: &Host, id: DistrictId) -> Result<Spare> {
+    pub fn take(&mut self, directory: &Path, id: DistrictId) -> Result<Spare> {
         match self.spare.take() {
             Some(spare) if !spare.process.is_over() => return Ok(spare),
             Some(over) => {
@@ -59,20 +64,50 @@ impl Stock {
             }
             None => {}
         }
-        make(host, process::socket_path(host.directory.path(), id))
+        self.maker.make(process::socket_path(directory, id))
     }
 }
 
-fn make(host: &Host, socket: PathBuf) -> Result<Spare> {
-    let (process, control) = Process::start(&host.program, &socket, host.tied)
-        .with_context(|| format!("its vmm process, {}", host.program.display()))?;
-    let spare = Spare { process, control, place: Place { socket }, window: None };
-    match spare.control.prepare(host.cpuid.clone(), host.kvm.as_fd()) {
-        Ok(()) => Ok(spare),
-        Err(error) => {
-            spare.end();
-            Err(error.into())
+impl Maker {
+    fn make(&self, socket: PathBuf) -> Result<Spare> {
+        let (process, control) = Process::start(&self.program, &socket, self.tied)
+            .with_context(|| format!("its vmm process, {}", self.program.display()))?;
+        let spare = Spare { process, control, place: Place { socket }, window: None };
+        match spare.control.prepare(self.cpuid.clone(), self.kvm.as_fd()) {
+            Ok(()) => Ok(spare),
+            Err(error) => {
+                spare.end();
+                Err(error.into())
+            }
         }
+    }
+}
+
+impl EventLoop {
+    /// Has a job make a vmm process for the stock, if there is none. What is tied to a command is not kept in stock: most
+    /// commands start no more, and such a process ends with the thread that has made it.
+    pub fn fill_stock(&mut self) {
+        if self.stock.spare.is_some() || self.stock.is_coming || self.stock.maker.tied {
+            return;
+        }
+        let (maker, socket) = (Arc::clone(&self.stock.maker), self.host.directory.path().join("run/spare.sock"));
+        let begun = self.jobs.begin(move |_| {
+            let made = maker.make(socket).map(|spare| {
+                let window = Window::create(WINDOW_SIZE_DEFAULT).ok().map(Arc::new);
+                Spare { window, ..spare }
+            });
+            Box::new(move |event_loop: &mut EventLoop| {
+                let stock = &mut event_loop.stock;
+                stock.is_coming = false;
+                match made {
+                    Ok(spare) => stock.spare = Some(spare),
+                    // The next start will say so, if it is still true then.
+                    Err(error) => log::debug!("no vmm process in stock: {error:#}"),
+                }
+            }) as Then
+        });
+        // If there are too many jobs, a later start tries again.
+        self.stock.is_coming = begun.is_ok();
     }
 }
 
