@@ -1,6 +1,6 @@
 //! Districts that go on from their checkpoints.
 
-use district::api::event::Event;
+use district::api::event::{Event, EventKind};
 use district::api::info::State;
 
 use crate::support::{Host, needs_kvm, wait};
@@ -122,28 +122,51 @@ fn what_was_answered_before_a_restart_is_not_forgotten() {
 
 /// A district that is only ever stopped and started takes its one checkpoint when it is stopped. What is in the log then is
 /// read by each start, until it is in the image.
+/// It begins anew each time, after which a checkpoint is taken as soon as it runs, and it may be over by then.
 #[test]
-fn a_long_log_goes_to_the_image_though_the_district_is_only_stopped_and_started() {
+fn that_a_district_has_ended_is_no_failure_of_its_checkpoint() {
     needs_kvm!();
-    let host = Host::with(
-        "[districts.pages]
-         image = 'pages'
-         arguments = ['1024', '0']
+    let host = Host::with_daemon();
+    let events = host.events();
+    host.start(
+        "[districts.a]
+         image = 'hello'
+         restart = 'never'
          checkpoints = 'on-demand'
          grants = { log = 'host/log' }",
     );
-    host.line("pages", "filled");
-    let memory = host.path().join("districts").join(host.info("pages").id).join("memory");
-    let in_log = || {
-        let files = std::fs::read_dir(&memory).unwrap().map(|file| file.unwrap());
-        let logs = files.filter(|file| file.file_name().to_string_lossy().starts_with("log."));
-        logs.map(|file| file.metadata().map_or(0, |metadata| metadata.len())).sum::<u64>()
-    };
-    for epoch in 2..5 {
-        host.ok(&["stop", "pages"]);
-        // A job reads so long a log first; the answer is about the life that has begun then.
-        assert_eq!(host.ok(&["start", "pages"]), format!("pages  starting (epoch {epoch})\n"));
-        host.running("pages");
+    host.over("a");
+    for _ in 0..50 {
+        host.run_again("a");
     }
-    wait("the log is in the image", || (memory.join("home").exists() && in_log() < 1 << 20).then_some(()));
+    let failed = events.try_iter().filter(|event| event.kind == EventKind::CheckpointFailed);
+    assert_eq!(failed.map(|event| event.text).collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+#[test]
+fn a_long_log_goes_to_the_image_though_the_district_is_only_stopped_and_started() {
+    needs_kvm!();
+    const MANIFEST: &str = "[districts.pages]
+        image = 'pages'
+        arguments = ['1024', '0']
+        checkpoints = 'on-demand'
+        grants = { log = 'host/log' }";
+    for by_name in [true, false] {
+        let host = Host::with(MANIFEST);
+        host.line("pages", "filled");
+        let memory = host.path().join("districts").join(host.info("pages").id).join("memory");
+        let in_log = || {
+            let files = std::fs::read_dir(&memory).unwrap().map(|file| file.unwrap());
+            let logs = files.filter(|file| file.file_name().to_string_lossy().starts_with("log."));
+            logs.map(|file| file.metadata().map_or(0, |metadata| metadata.len())).sum::<u64>()
+        };
+        let what = if by_name { "pages".to_owned() } else { host.manifest(MANIFEST) };
+        for epoch in 2..5 {
+            host.ok(&["stop", "pages"]);
+            // A job reads so long a log first; the answer is about the life that has begun then.
+            assert_eq!(host.ok(&["start", &what]), format!("pages  starting (epoch {epoch})\n"));
+            host.running("pages");
+        }
+        wait("the log is in the image", || (memory.join("home").exists() && in_log() < 1 << 20).then_some(()));
+    }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use district_checkpoint::SegmentWriter;
 use seccompiler::{BpfProgram, apply_filter};
 
-use super::{Checkpointer, Parts};
+use super::{CheckpointError, Checkpointer, Parts};
 use crate::control::{Checkpoints, FromVmm};
 
 /// How often the pages of a guest that is to be checkpointed after so many are counted.
@@ -185,6 +185,8 @@ impl Taker<'_> {
         }
         let message = match self.checkpointer.take() {
             Ok(checkpoint) => FromVmm::Checkpointed { covers, checkpoint },
+            // That its life is over is about to be told, and answers whoever waits for a checkpoint of it.
+            Err(CheckpointError::Over) => return,
             Err(error) => FromVmm::NoCheckpoint { covers, needs_log: error.needs_log(), error: in_full(&error) },
         };
         self.news.tell(message);
