@@ -172,15 +172,18 @@ impl EventLoop {
     /// What a life needs is durable, or cannot be.
     fn committed(&mut self, id: DistrictId, number: u64, reserved: Result<Reserved>) {
         let Some(slot) = self.slot_of(id) else { return };
-        let begun = reserved.and_then(|reserved| {
-            // The life may have ended meanwhile.
-            if let Some(life) = self.slots[slot].life.as_mut().filter(|life| life.number == number) {
-                life.is_committing = false;
-                self.begin(slot, reserved)?;
-            }
-            self.record(slot)
-        });
-        if let Err(error) = begun {
+        let district = &mut self.slots[slot];
+        // It may have ended meanwhile, and another one may have begun.
+        let life = district.life.as_mut().filter(|life| life.number == number);
+        let is_over = life.is_none();
+        if is_over && district.standing == Standing::Recorded {
+            return;
+        }
+        if let Some(life) = life {
+            life.is_committing = false;
+        }
+        let begun = reserved.and_then(|reserved| if is_over { Ok(()) } else { self.begin(slot, reserved) });
+        if let Err(error) = begun.and_then(|()| self.record(slot)) {
             self.not_started(slot, &error);
         }
         self.answer_starters();
