@@ -24,11 +24,15 @@ fn one_vmm_process_is_in_stock_and_becomes_the_next_districts() {
     needs_kvm!();
     let mut host = Host::with_daemon();
     let one = || wait("a vmm process is in stock", || in_stock(&host).first().copied());
-    let first = one();
-    host.start("[districts.a]\nimage = 'idle'");
-    assert_eq!(host.running("a").pid, Some(first));
+    let mut names = (0..).map(|number| format!("a{number}"));
+    // A process is seen a moment before the daemon has it in stock.
+    let first = wait("a district has the one in stock", || {
+        let (spare, name) = (one(), names.next()?);
+        host.start(&format!("[districts.{name}]\nimage = 'idle'"));
+        (host.running(&name).pid == Some(spare)).then_some(spare)
+    });
     let second = one();
-    assert_eq!(in_stock(&host).len(), 1);
+    wait("there is no other", || (in_stock(&host).len() == 1).then_some(()));
     // One that has died meanwhile is not handed out.
     crate::signals::send(second, Signal::KILL);
     wait("its end", || (!is_alive(second)).then_some(()));
