@@ -43,8 +43,8 @@ pub enum Leave {
 pub enum Command {
     /// Make districts so: new ones are made, stopped ones get their new spec, then all of them are started, or none
     /// where one is refused. One that runs with the very same spec is left alone; one that runs with another spec is a
-    /// conflict. Answered, in the order of the specs, when the epoch of each is durable, or one cannot begin; their programs
-    /// may still be about to begin.
+    /// conflict. Answered, in the order of the specs, when the epoch of each is durable, or one cannot begin; their
+    /// programs may still be about to begin.
     Start(Vec<Spec>, Reply<Vec<DistrictInfo>>),
     /// Start a known district that is not running, with this memory.
     StartExisting(Name, Beginning, Reply<DistrictInfo>),
